@@ -1,0 +1,27 @@
+"""What every test runs under: CPU, no rank or dtype promotion inside the library, Flax as it will be."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from flax import nnx
+
+nnx.set_graph_mode(False)  # what Flax announces as its default (FLIP 5310)
+nnx.set_graph_updates(False)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REFERENCE = pathlib.Path(__file__).parents[2] / "shared/reference"
+TFDS = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
+
+
+def needs(path: pathlib.Path):
+    """Skips a test, visibly, where the folder of reference outputs or data is absent."""
+    return pytest.mark.skipif(not path.exists(), reason=f"needs {path}")
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
