@@ -1,0 +1,493 @@
+r"""Flax NNX layers over the pure functions: the only room that knows Flax.
+
+A layer holds parameters; what changes during a run (membranes, dropout masks, batch-norm statistics) is an explicit state
+that enters and leaves every call, so it can be a scan carry:
+
+    state, y = layer(state, x, train=...)
+
+`x` and `y` are blocks `[K, B, ...]` of K time steps or a `Constant`. `Sequence` strings layers together and is one itself;
+`split` and `apply` turn a model into a pure function of plain pytrees.
+
+Weights and biases start as in PyTorch unless stated: uniform in $\pm 1/\sqrt{\text{fan-in}}$ (LeCun-uniform with a third of
+the variance). `init="kaiming"` draws weights from a normal with variance $2/\text{fan-in}$ and sets biases to zero.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jsnn import conv, neurons
+from jsnn.unroll import Constant, Signal, neuron_block, num_steps, per_step, unroll
+
+Init = Literal["pytorch", "kaiming"]
+
+
+class Fixed(nnx.Variable):
+    """A value that belongs to the model but is not trained: a neuron's decay, say."""
+
+
+class Layer(nnx.Module):
+    """Base class. A stateless layer defines `forward([N, ...]) -> [N, ...]` and nothing else."""
+
+    stateless = True
+
+    def init_state(
+        self, shape: tuple[int, ...], *, key: Array | None = None, train: bool = False
+    ) -> Any:
+        """The state before the first step, for inputs of `shape` `[B, ...]`."""
+        return ()
+
+    def forward(self, x: Array) -> Array:
+        """Output of one step for a stateless layer."""
+        raise NotImplementedError(f"{type(self).__name__} defines no `forward`.")
+
+    def __call__(
+        self, state: Any, x: Signal, *, train: bool = False
+    ) -> tuple[Any, Signal]:
+        """Runs the layer over the K steps of a block."""
+        return state, per_step(self.forward, x)
+
+    def remember(self, state: Any) -> None:
+        """Keeps in the layer what must outlive a batch (batch-norm statistics)."""
+
+
+def _uniform(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
+    return jax.random.uniform(key, shape, minval=-(fan_in**-0.5), maxval=fan_in**-0.5)
+
+
+def _parameters(
+    shape: tuple[int, ...], fan_in: int, bias: bool, init: Init, rngs: nnx.Rngs
+) -> tuple[nnx.Param, nnx.Param | None]:
+    if init not in ("pytorch", "kaiming"):
+        raise ValueError(f"`init` must be 'pytorch' or 'kaiming', got {init!r}.")
+    if init == "pytorch":
+        weight = _uniform(rngs.params(), shape, fan_in)
+        offset = _uniform(rngs.params(), shape[-1:], fan_in)
+    else:
+        weight = jax.random.normal(rngs.params(), shape) * (2 / fan_in) ** 0.5
+        offset = jnp.zeros(shape[-1:])
+    return nnx.Param(weight), nnx.Param(offset) if bias else None
+
+
+class Dense(Layer):
+    """$y = xW + b$ on the last axis, `[B, I] -> [B, O]`; further axes of the input are flattened first."""
+
+    def __init__(
+        self,
+        num_inputs: int,
+        num_outputs: int,
+        *,
+        bias: bool = True,
+        init: Init = "pytorch",
+        rngs: nnx.Rngs,
+    ):
+        self.weight, self.bias = _parameters(
+            (num_inputs, num_outputs), num_inputs, bias, init, rngs
+        )
+
+    def forward(self, x: Array) -> Array:
+        """`[N, ...] -> [N, O]`."""
+        x = x.reshape(x.shape[0], -1)
+        weight = self.weight[...]
+        if x.shape[1] != weight.shape[0]:
+            raise ValueError(
+                f"`num_inputs` of this Dense layer is {weight.shape[0]}, its input has {x.shape[1]} features."
+            )
+        y = x @ weight
+        return y if self.bias is None else y + self.bias[...].reshape(1, -1)
+
+
+class Conv(Layer):
+    """Two-dimensional convolution, `[B, H, W, I] -> [B, H', W', O]`: see `conv.conv2d`."""
+
+    def __init__(
+        self,
+        num_inputs: int,
+        num_outputs: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        padding: conv.Padding = "same",
+        bias: bool = True,
+        init: Init = "pytorch",
+        rngs: nnx.Rngs,
+    ):
+        shape = (kernel_size, kernel_size, num_inputs, num_outputs)
+        self.weight, self.bias = _parameters(
+            shape, kernel_size**2 * num_inputs, bias, init, rngs
+        )
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Array) -> Array:
+        """`[N, H, W, I] -> [N, H', W', O]`."""
+        y = conv.conv2d(x, self.weight[...], stride=self.stride, padding=self.padding)
+        return y if self.bias is None else y + self.bias[...].reshape(1, 1, 1, -1)
+
+
+class MaxPool(Layer):
+    """Maximum over windows that do not overlap: see `conv.max_pool`."""
+
+    def __init__(self, size: int = 2):
+        self.size = size
+
+    def forward(self, x: Array) -> Array:
+        """`[N, H, W, C] -> [N, H', W', C]`."""
+        return conv.max_pool(x, self.size)
+
+
+class AvgPool(Layer):
+    """Mean over windows that do not overlap: see `conv.avg_pool`."""
+
+    def __init__(self, size: int = 2):
+        self.size = size
+
+    def forward(self, x: Array) -> Array:
+        """`[N, H, W, C] -> [N, H', W', C]`."""
+        return conv.avg_pool(x, self.size)
+
+
+class BatchNormState(NamedTuple):
+    """Running statistics, `[C]` each."""
+
+    mean: Float[Array, "C"]
+    var: Float[Array, "C"]
+
+
+class BatchNorm(Layer):
+    """Batch normalisation over all axes but the last, running statistics carried through time.
+
+    In training, statistics are those of the mini-batch: of each time step by itself (`statistics="step"`), or of all steps of
+    the block handed to the layer together (`"block"`; the whole run if the sequence is not cut). The running ones follow with
+    `momentum`, once a step or a block, with the unbiased variance, as in PyTorch; evaluation uses them.
+    """
+
+    stateless = False
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        statistics: Literal["step", "block"] = "block",
+        momentum: float = 0.1,
+        epsilon: float = 1e-5,
+        initial_scale: float = 1.0,
+    ):
+        if statistics not in ("step", "block"):
+            raise ValueError(
+                f"`statistics` must be 'step' or 'block', got {statistics!r}."
+            )
+        self.scale = nnx.Param(jnp.full(num_features, initial_scale))
+        self.offset = nnx.Param(jnp.zeros(num_features))
+        self.mean = nnx.BatchStat(jnp.zeros(num_features))
+        self.var = nnx.BatchStat(jnp.ones(num_features))
+        self.statistics, self.momentum, self.epsilon = statistics, momentum, epsilon
+
+    def init_state(self, shape, *, key=None, train=False) -> BatchNormState:
+        """The running statistics kept so far."""
+        return BatchNormState(self.mean[...], self.var[...])
+
+    def remember(self, state: BatchNormState) -> None:
+        """Keeps the running statistics."""
+        self.mean[...], self.var[...] = state.mean, state.var
+
+    def _normalise(self, x: Array, mean: Array, var: Array) -> Array:
+        gain = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        return x * gain.reshape(shape) + (self.offset[...] - mean * gain).reshape(shape)
+
+    def _train(self, state: BatchNormState, x: Array) -> tuple[BatchNormState, Array]:
+        axes = tuple(range(x.ndim - 1))
+        mean = x.mean(axes)
+        var = jnp.square(x - mean.reshape((1,) * len(axes) + (-1,))).mean(axes)
+        count = x.size // x.shape[-1]
+        unbiased = var * (count / max(count - 1, 1))
+        keep = 1 - self.momentum
+        new = BatchNormState(
+            keep * state.mean + self.momentum * jax.lax.stop_gradient(mean),
+            keep * state.var + self.momentum * jax.lax.stop_gradient(unbiased),
+        )
+        return new, self._normalise(x, mean, var)
+
+    def __call__(self, state, x, *, train=False):
+        """Normalises a block."""
+        if not train:
+            return state, per_step(lambda x: self._normalise(x, *state), x)
+        if isinstance(x, Constant):
+            state, y = self._train(state, x.value)
+            return state, Constant(y, x.num_steps)
+        if self.statistics == "step" and x.shape[0] > 1:
+            return jax.lax.scan(self._train, state, x)
+        return self._train(state, x)
+
+
+class Dropout(Layer):
+    """Sets inputs to zero with probability `rate` in training and scales the rest by 1 / (1 - rate).
+
+    One mask serves all time steps of a sample, so that a dropped connection stays dropped while the neuron integrates.
+    """
+
+    stateless = False
+
+    def __init__(self, rate: float = 0.5):
+        if not 0 <= rate < 1:
+            raise ValueError(f"`rate` must lie in [0, 1), got {rate}.")
+        self.rate = rate
+
+    def init_state(self, shape, *, key=None, train=False):
+        """The mask `[B, ...]`; nothing outside training."""
+        if not train or self.rate == 0:
+            return ()
+        if key is None:
+            raise ValueError("`key` is needed to draw a dropout mask in training.")
+        keep = jax.random.bernoulli(key, 1 - self.rate, shape)
+        return keep.astype(jnp.float32) / (1 - self.rate)
+
+    def __call__(self, state, x, *, train=False):
+        """Applies the mask at every step."""
+        if not train or self.rate == 0:
+            return state, x
+        if isinstance(x, Constant):
+            return state, Constant(x.value * state, x.num_steps)
+        return state, x * state[None]
+
+
+_DECAYS = ("alpha", "beta", "rho")
+
+
+class Neurons(Layer):
+    """A layer of neurons, one per input.
+
+    Args:
+      neuron: the model; its default parameters are this layer's.
+      learn: names of parameters to train. Decays are trained through a sigmoid, so they stay in (0, 1).
+      recurrent: number of neurons N, to give the layer recurrent weights `[N, N]` from its own spikes one step ago.
+      rngs: needed for recurrent weights.
+    """
+
+    stateless = False
+
+    def __init__(
+        self,
+        neuron: neurons.Neuron,
+        *,
+        learn: tuple[str, ...] = (),
+        recurrent: int | None = None,
+        rngs: nnx.Rngs | None = None,
+    ):
+        fields = neuron.params._asdict()
+        if unknown := set(learn) - set(fields):
+            raise ValueError(
+                f"`learn` names {sorted(unknown)}, but this neuron's parameters are {sorted(fields)}."
+            )
+        self.neuron = nnx.static(neuron._replace(params=type(neuron.params)))
+        self.learn = tuple(learn)
+        values = {name: jnp.asarray(v, jnp.float32) for name, v in fields.items()}
+        for name in learn:
+            if name in _DECAYS:
+                values[name] = jax.scipy.special.logit(values[name])
+        self.params = nnx.data(
+            {n: (nnx.Param if n in learn else Fixed)(v) for n, v in values.items()}
+        )
+        self.recurrent = None
+        if recurrent is not None:
+            if rngs is None:
+                raise ValueError("`rngs` is needed to draw recurrent weights.")
+            weight = _uniform(rngs.params(), (recurrent, recurrent), recurrent)
+            self.recurrent = nnx.Param(weight)
+
+    def model(self) -> tuple[neurons.Neuron, Any]:
+        """The pure neuron and the parameters it has now."""
+        values = {
+            n: jax.nn.sigmoid(v[...]) if n in self.learn and n in _DECAYS else v[...]
+            for n, v in self.params.items()
+        }
+        params = self.neuron.params(**values)
+        neuron = self.neuron._replace(params=params)
+        if self.recurrent is not None:
+            neuron = neurons.recurrent(neuron, self.recurrent[...])
+            return neuron, neurons.RecurrentParams(params, self.recurrent[...])
+        return neuron, params
+
+    def init_state(self, shape, *, key=None, train=False):
+        """Neurons at rest."""
+        return self.model()[0].init(shape)
+
+    def __call__(self, state, x, *, train=False):
+        """Scans the neuron over the block."""
+        return neuron_block(*self.model())(state, x)
+
+
+class Sequence(Layer):
+    """Layers one after another, over all time steps.
+
+    Layers that come before the first one with a state see a constant input once, not once a step. The rest is unrolled:
+
+    Args:
+      layers: what to run; a `Sequence` may be one of them and brings its own schedule, so a convolutional part can go step by
+        step over a few images at a time while the dense part goes layer by layer over the whole batch.
+      block_size: K, time steps handed to each layer at a time; all if None. See `unroll`.
+      remat: store only the states between blocks.
+      truncate: stop the gradient between blocks.
+      batch_chunk: images that run through all time steps before the next ones start, so that what they need stays in the
+        cache. Same result; not for batch norm, whose statistics need the whole batch.
+    """
+
+    stateless = False
+
+    def __init__(
+        self,
+        *layers: Layer,
+        block_size: int | None = None,
+        remat: bool = False,
+        truncate: bool = False,
+        batch_chunk: int | None = None,
+    ):
+        if batch_chunk is not None and batch_chunk < 1:
+            raise ValueError(f"`batch_chunk` must be at least 1, got {batch_chunk}.")
+        self.layers = nnx.List(layers)
+        self.block_size, self.remat, self.truncate = block_size, remat, truncate
+        self.batch_chunk = batch_chunk
+        if batch_chunk and any(isinstance(x, BatchNorm) for x in self.flat()):
+            raise ValueError(
+                "`batch_chunk` splits the batch, and BatchNorm needs it whole: leave one of them out."
+            )
+
+    def flat(self) -> Iterator[Layer]:
+        """All layers, nested sequences opened."""
+        for layer in self.layers:
+            if isinstance(layer, Sequence):
+                yield from layer.flat()
+            else:
+                yield layer
+
+    def init_state(self, shape, *, key=None, train=False):
+        """States of all layers; shapes are followed through the network."""
+        keys = [None] * len(self.layers)
+        if key is not None:
+            keys = list(jax.random.split(key, len(self.layers)))
+        states, x = [], jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        for layer, k in zip(self.layers, keys, strict=True):
+            states.append(layer.init_state(x.shape[1:], key=k, train=train))
+            x = jax.eval_shape(
+                lambda s, x, layer=layer: layer(s, x, train=train)[1], states[-1], x
+            )
+        return states
+
+    def remember(self, state) -> None:
+        """Keeps what outlives a batch in every layer."""
+        for layer, s in zip(self.layers, state, strict=True):
+            layer.remember(s)
+
+    def __call__(self, state, x, *, train=False):
+        """Runs all layers over all steps."""
+        start = 0
+        if isinstance(x, Constant):
+            while start < len(self.layers) and self.layers[start].stateless:
+                _, x = self.layers[start](state[start], x, train=train)
+                start += 1
+        rest = list(self.layers)[start:]
+        if not rest:
+            return state, x
+
+        def block(states, x):
+            new = []
+            for layer, s in zip(rest, states, strict=True):
+                s, x = layer(s, x, train=train)
+                new.append(s)
+            return new, x
+
+        def run(states, x):
+            size = (
+                None if self.block_size is None else min(self.block_size, num_steps(x))
+            )
+            return unroll(
+                block,
+                states,
+                x,
+                block_size=size,
+                remat=self.remat,
+                truncate=self.truncate,
+            )
+
+        batch = (x.value.shape if isinstance(x, Constant) else x.shape[1:])[0]
+        if self.batch_chunk is not None and self.batch_chunk < batch:
+            new, y = _in_chunks(run, state[start:], x, batch, self.batch_chunk)
+        else:
+            new, y = run(state[start:], x)
+        return [*state[:start], *new], y
+
+
+def _in_chunks(
+    run: Callable, state: Any, x: Signal, batch: int, chunk: int
+) -> tuple[Any, Array]:
+    """`run` over `chunk` samples at a time; a remainder runs last."""
+    whole = batch // chunk * chunk
+
+    def cut(a: Array, axis: int) -> Array:
+        a = jnp.moveaxis(a, axis, 0)[:whole]
+        return a.reshape(whole // chunk, chunk, *a.shape[1:])
+
+    def join(a: Array, axis: int) -> Array:
+        return jnp.moveaxis(a.reshape(whole, *a.shape[2:]), 0, axis)
+
+    if isinstance(x, Constant):
+        pieces = cut(x.value, 0)
+        state_new, y = jax.lax.map(
+            lambda c: run(c[0], Constant(c[1], x.num_steps)),
+            (jax.tree.map(lambda a: cut(a, 0), state), pieces),
+        )
+    else:
+        state_new, y = jax.lax.map(
+            lambda c: run(c[0], jnp.moveaxis(c[1], 0, 1)),
+            (jax.tree.map(lambda a: cut(a, 0), state), cut(x, 1)),
+        )
+    # [chunks, T, chunk, ...] -> [T, B, ...]
+    y = jnp.moveaxis(y, 0, 1)
+    y = y.reshape(y.shape[0], whole, *y.shape[3:])
+    state_new = jax.tree.map(lambda a: join(a, 0), state_new)
+    if whole < batch:
+        rest = (
+            Constant(x.value[whole:], x.num_steps)
+            if isinstance(x, Constant)
+            else x[:, whole:]
+        )
+        tail, y_tail = run(jax.tree.map(lambda a: a[whole:], state), rest)
+        state_new = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), state_new, tail)
+        y = jnp.concatenate([y, y_tail], axis=1)
+    return state_new, y
+
+
+class Model(NamedTuple):
+    """A model as plain pytrees: `params` are trained, `rest` (running statistics, fixed decays) is carried along."""
+
+    params: Any
+    rest: Any
+
+
+def split(model: Layer) -> tuple[Any, Model]:
+    """The static part of a model and its arrays as plain dictionaries."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    return graphdef, Model(nnx.as_pure(params), nnx.as_pure(rest))
+
+
+def apply(
+    graphdef: Any,
+    model: Model,
+    x: Signal,
+    *,
+    key: Array | None = None,
+    train: bool = False,
+) -> tuple[Array, Any]:
+    """Runs a model from rest over `x` `[T, B, ...]` or a `Constant`; returns the output and the new `rest`."""
+    module = nnx.merge(graphdef, model.params, model.rest)
+    shape = x.value.shape if isinstance(x, Constant) else x.shape[1:]
+    state = module.init_state(shape, key=key, train=train)
+    state, y = module(state, x, train=train)
+    if not train:
+        return y, model.rest
+    module.remember(state)
+    return y, nnx.as_pure(nnx.split(module, nnx.Param, ...)[2])

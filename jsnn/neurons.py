@@ -1,0 +1,358 @@
+r"""Neuron models: default parameters and a pair of pure functions each.
+
+Axes: B batch, N neurons (any number of axes); `step` works elementwise on any leading axes. Voltages are in units of the
+caller's choice, usually threshold minus rest. A decay is dimensionless and belongs to one time step; `decay(dt, tau)`
+makes one from seconds.
+
+Conventions differ between libraries, so every choice is a named argument here:
+
+| argument | choices | who does what |
+|---|---|---|
+| `reset` | `"subtract"` (soft), `"zero"` (hard), `"none"` | |
+| `delayed_reset` | `True`: one step after the spike; `False`: at once | snnTorch delays, SpikingJelly and Norse do not |
+| `detach_reset` | `True`: no gradient through the reset | snnTorch detaches; the class-incremental reference does not |
+| `spike_at` | `">"` or `">="` threshold | snnTorch `">"`, SpikingJelly `">="` |
+| `scale_input` | `True`: input enters with gain $1 - \beta$; `False`: with gain 1 | SpikingJelly scales (`decay_input`), snnTorch does not |
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jsnn import surrogate
+
+Reset = Literal["subtract", "zero", "none"]
+SpikeAt = Literal[">", ">="]
+
+
+class Neuron(NamedTuple):
+    """A neuron model in the spirit of `optax.GradientTransformation`.
+
+    Attributes:
+      params: default parameters; scalars, or arrays that broadcast against the neurons' axes, to learn or to sweep.
+      init: `(shape, dtype=float32) -> state`: the state at rest.
+      step: `(params, state, current) -> (state, output)`: one time step, the body `lax.scan` wants.
+    """
+
+    params: Any
+    init: Callable[..., Any]
+    step: Callable[[Any, Any, Array], tuple[Any, Array]]
+
+
+def decay(dt: float, tau: ArrayLike) -> ArrayLike:
+    r"""$\beta = e^{-\Delta t/\tau}$: the factor by which a quantity with time constant `tau` falls in one step of `dt`, both in seconds."""
+    if isinstance(dt, int | float) and dt <= 0:
+        raise ValueError(f"`dt` must be a positive time in seconds, got {dt}.")
+    if isinstance(tau, int | float):
+        if tau <= 0:
+            raise ValueError(f"`tau` must be a positive time in seconds, got {tau}.")
+        return math.exp(-dt / tau)
+    return jnp.exp(-dt / tau)
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}."
+        )
+
+
+def _check_decay(name: str, value: ArrayLike) -> None:
+    if isinstance(value, int | float) and not 0 <= value <= 1:
+        raise ValueError(
+            f"`{name}` is the fraction kept per time step and must lie in [0, 1], got {value}. `decay(dt, tau)` makes one from seconds."
+        )
+
+
+def _check_threshold(value: ArrayLike) -> None:
+    if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
+        raise ValueError(f"`threshold` must be positive and finite, got {value}.")
+
+
+def _as(dtype: Any, params: Any) -> Any:
+    """Parameters in the dtype of the membrane, so that Python floats and float32 sweeps never promote it."""
+    return jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
+
+
+def _apply_reset(reset: Reset, v: Array, fired: Array, threshold: Array) -> Array:
+    if reset == "subtract":
+        return v - threshold * fired
+    return v * (1 - fired) if reset == "zero" else v
+
+
+class LIFParams(NamedTuple):
+    """`beta`: fraction of the membrane kept per step; `threshold`: membrane at which it spikes."""
+
+    beta: ArrayLike
+    threshold: ArrayLike
+
+
+class LIFState(NamedTuple):
+    """`v`: membrane `[B, N]`, after an immediate reset, before a delayed one."""
+
+    v: Float[Array, "..."]
+
+
+def lif(
+    *,
+    beta: ArrayLike = 0.9,
+    threshold: ArrayLike = 1.0,
+    reset: Reset = "subtract",
+    delayed_reset: bool = False,
+    detach_reset: bool = True,
+    spike_at: SpikeAt = ">",
+    scale_input: bool = False,
+    spike_fn: surrogate.SpikeFn | None = None,
+) -> Neuron:
+    r"""Leaky integrate-and-fire neuron.
+
+    With an immediate reset, $v_t = \beta v_{t-1} + x_t$, $s_t = H(v_t - \theta)$, then $v_t \leftarrow v_t - \theta s_t$
+    (or $0$). With a delayed one, $r_t = H(v_{t-1} - \theta)$, $v_t = \beta v_{t-1} + x_t - \theta r_t$ (or
+    $\beta(1 - r_t)v_{t-1} + x_t$), $s_t = H(v_t - \theta)$: the spike of a step lowers the membrane of the next.
+
+    The default surrogate is `fast_sigmoid(25)`. Gradients flow through time along $\beta$, and through the reset unless
+    `detach_reset`.
+
+    Raises:
+      ValueError: if a choice is unknown, `beta` lies outside [0, 1] or `threshold` is not positive.
+
+    Example:
+      >>> neuron = lif(beta=0.5)
+      >>> state = neuron.init((2, 3))
+      >>> state, spikes = neuron.step(neuron.params, state, jnp.full((2, 3), 1.5))
+      >>> float(spikes.sum())
+      6.0
+    """
+    _check_choice("reset", reset, Reset)
+    _check_choice("spike_at", spike_at, SpikeAt)
+    _check_decay("beta", beta)
+    _check_threshold(threshold)
+    spike_fn = surrogate.fast_sigmoid() if spike_fn is None else spike_fn
+    inclusive = spike_at == ">="
+
+    def fired_at(v, theta):
+        if detach_reset:
+            return jax.lax.stop_gradient(
+                (v >= theta if inclusive else v > theta).astype(v.dtype)
+            )
+        return spike_fn(v - theta, at_threshold=inclusive)
+
+    def init(shape: tuple[int, ...], dtype=jnp.float32) -> LIFState:
+        return LIFState(jnp.zeros(shape, dtype))
+
+    def step(
+        params: LIFParams, state: LIFState, current: Float[Array, "..."]
+    ) -> tuple[LIFState, Float[Array, "..."]]:
+        beta, theta = _as(state.v.dtype, params)
+        x = (1 - beta) * current if scale_input else current
+        if delayed_reset and reset != "none":
+            fired = fired_at(state.v, theta)
+            v = (
+                beta * state.v + x - theta * fired
+                if reset == "subtract"
+                else beta * (1 - fired) * state.v + x
+            )
+            return LIFState(v), spike_fn(v - theta, at_threshold=inclusive)
+        v = beta * state.v + x
+        spikes = spike_fn(v - theta, at_threshold=inclusive)
+        fired = jax.lax.stop_gradient(spikes) if detach_reset else spikes
+        return LIFState(_apply_reset(reset, v, fired, theta)), spikes
+
+    return Neuron(LIFParams(beta, threshold), init, step)
+
+
+def integrate_and_fire(
+    *,
+    threshold: ArrayLike = 1.0,
+    reset: Reset = "subtract",
+    delayed_reset: bool = False,
+    detach_reset: bool = True,
+    spike_at: SpikeAt = ">",
+    spike_fn: surrogate.SpikeFn | None = None,
+) -> Neuron:
+    r"""Integrate-and-fire neuron without leak: `lif` with $\beta = 1$."""
+    return lif(
+        beta=1.0,
+        threshold=threshold,
+        reset=reset,
+        delayed_reset=delayed_reset,
+        detach_reset=detach_reset,
+        spike_at=spike_at,
+        spike_fn=spike_fn,
+    )
+
+
+class CurrentLIFParams(NamedTuple):
+    """`alpha`: fraction of the synaptic current kept per step; `beta`: of the membrane; `threshold`: as in `LIFParams`."""
+
+    alpha: ArrayLike
+    beta: ArrayLike
+    threshold: ArrayLike
+
+
+class CurrentLIFState(NamedTuple):
+    """`i`: synaptic current `[B, N]`; `v`: membrane `[B, N]`."""
+
+    i: Float[Array, "..."]
+    v: Float[Array, "..."]
+
+
+def current_lif(
+    *,
+    alpha: ArrayLike = 0.8,
+    beta: ArrayLike = 0.9,
+    threshold: ArrayLike = 1.0,
+    reset: Reset = "subtract",
+    delayed_reset: bool = False,
+    detach_reset: bool = True,
+    spike_at: SpikeAt = ">",
+    scale_input: bool = False,
+    spike_fn: surrogate.SpikeFn | None = None,
+) -> Neuron:
+    r"""Current-based LIF neuron: $i_t = \alpha i_{t-1} + x_t$, and `lif` driven by $i_t$.
+
+    `alpha = decay(dt, tau_syn)`, `beta = decay(dt, tau_mem)`. With `scale_input` the membrane sees $(1 - \beta)i_t$, the exact
+    solution of $\tau_{mem}\dot v = -v + i$ for a current held over the step. The reset leaves the current alone.
+    """
+    _check_decay("alpha", alpha)
+    membrane = lif(
+        beta=beta,
+        threshold=threshold,
+        reset=reset,
+        delayed_reset=delayed_reset,
+        detach_reset=detach_reset,
+        spike_at=spike_at,
+        scale_input=scale_input,
+        spike_fn=spike_fn,
+    )
+
+    def init(shape: tuple[int, ...], dtype=jnp.float32) -> CurrentLIFState:
+        return CurrentLIFState(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    def step(
+        params: CurrentLIFParams, state: CurrentLIFState, current: Float[Array, "..."]
+    ):
+        i = jnp.asarray(params.alpha, state.i.dtype) * state.i + current
+        new, spikes = membrane.step(
+            LIFParams(params.beta, params.threshold), LIFState(state.v), i
+        )
+        return CurrentLIFState(i, new.v), spikes
+
+    return Neuron(CurrentLIFParams(alpha, beta, threshold), init, step)
+
+
+class AdaptiveLIFParams(NamedTuple):
+    """`rho`: fraction of the adaptation kept per step; `strength`: how far one unit of it lifts the threshold; others as in `LIFParams`."""
+
+    beta: ArrayLike
+    threshold: ArrayLike
+    rho: ArrayLike
+    strength: ArrayLike
+
+
+class AdaptiveLIFState(NamedTuple):
+    """`v`: membrane `[B, N]`; `a`: adaptation `[B, N]`."""
+
+    v: Float[Array, "..."]
+    a: Float[Array, "..."]
+
+
+def adaptive_lif(
+    *,
+    beta: ArrayLike = 0.9,
+    threshold: ArrayLike = 1.0,
+    rho: ArrayLike = 0.97,
+    strength: ArrayLike = 0.2,
+    reset: Reset = "subtract",
+    detach_reset: bool = True,
+    spike_at: SpikeAt = ">",
+    scale_input: bool = False,
+    spike_fn: surrogate.SpikeFn | None = None,
+) -> Neuron:
+    r"""LIF neuron whose threshold rises with its own spikes (Bellec et al., 2018, https://arxiv.org/abs/1803.09574).
+
+    $a_t = \rho a_{t-1} + s_{t-1}$, $\theta_t = \theta + c\,a_t$, $v_t = \beta v_{t-1} + x_t$, $s_t = H(v_t - \theta_t)$, then
+    $v_t \leftarrow v_t - \theta_t s_t$ (or $0$). Gradients flow through $a$; through the membrane's reset unless `detach_reset`.
+    """
+    _check_choice("reset", reset, Reset)
+    _check_choice("spike_at", spike_at, SpikeAt)
+    _check_decay("beta", beta)
+    _check_decay("rho", rho)
+    _check_threshold(threshold)
+    spike_fn = surrogate.fast_sigmoid() if spike_fn is None else spike_fn
+
+    def init(shape: tuple[int, ...], dtype=jnp.float32) -> AdaptiveLIFState:
+        return AdaptiveLIFState(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    def step(
+        params: AdaptiveLIFParams, state: AdaptiveLIFState, current: Float[Array, "..."]
+    ):
+        beta, theta, rho, strength = _as(state.v.dtype, params)
+        v = beta * state.v + ((1 - beta) * current if scale_input else current)
+        theta_t = theta + strength * state.a
+        spikes = spike_fn(v - theta_t, at_threshold=spike_at == ">=")
+        fired = jax.lax.stop_gradient(spikes) if detach_reset else spikes
+        return AdaptiveLIFState(
+            _apply_reset(reset, v, fired, theta_t), rho * state.a + spikes
+        ), spikes
+
+    return Neuron(AdaptiveLIFParams(beta, threshold, rho, strength), init, step)
+
+
+class LeakyIntegratorParams(NamedTuple):
+    """`beta`: fraction of the membrane kept per step."""
+
+    beta: ArrayLike
+
+
+def leaky_integrator(*, beta: ArrayLike = 0.9, scale_input: bool = False) -> Neuron:
+    r"""Read-out without spikes: $v_t = \beta v_{t-1} + x_t$; the output is the membrane itself."""
+    _check_decay("beta", beta)
+
+    def init(shape: tuple[int, ...], dtype=jnp.float32) -> LIFState:
+        return LIFState(jnp.zeros(shape, dtype))
+
+    def step(
+        params: LeakyIntegratorParams, state: LIFState, current: Float[Array, "..."]
+    ):
+        (beta,) = _as(state.v.dtype, params)
+        v = beta * state.v + ((1 - beta) * current if scale_input else current)
+        return LIFState(v), v
+
+    return Neuron(LeakyIntegratorParams(beta), init, step)
+
+
+class RecurrentParams(NamedTuple):
+    """`neuron`: the inner neuron's parameters; `weight`: `[N, N]`, from presynaptic row to postsynaptic column."""
+
+    neuron: Any
+    weight: Float[Array, "N N"]
+
+
+class RecurrentState(NamedTuple):
+    """`neuron`: the inner neuron's state; `spikes`: its output one step ago, `[B, N]`."""
+
+    neuron: Any
+    spikes: Float[Array, "... N"]
+
+
+def recurrent(neuron: Neuron, weight: Float[Array, "N N"]) -> Neuron:
+    r"""The same neuron, fed its own layer's output of the step before: $x_t + s_{t-1}W$."""
+
+    def init(shape: tuple[int, ...], dtype=jnp.float32) -> RecurrentState:
+        return RecurrentState(neuron.init(shape, dtype), jnp.zeros(shape, dtype))
+
+    def step(
+        params: RecurrentParams, state: RecurrentState, current: Float[Array, "... N"]
+    ):
+        inner, spikes = neuron.step(
+            params.neuron, state.neuron, current + state.spikes @ params.weight
+        )
+        return RecurrentState(inner, spikes), spikes
+
+    return Neuron(RecurrentParams(neuron.params, weight), init, step)

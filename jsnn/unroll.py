@@ -1,0 +1,138 @@
+"""Time: the one loop over it, cut into blocks.
+
+A *block* is a function `(state, x[K, B, ...]) -> (state, y[K, B, ...])` of K consecutive steps. `unroll` cuts T steps into
+blocks of K and scans over them. K = T is layer-by-layer (few large products, most memory); K = 1 is step-by-step (least
+memory); K near sqrt(T) with `remat` stores only the states between blocks.
+
+Axes: T time, K steps of a block, B batch. Time comes first.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jsnn import neurons
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """A signal `[B, ...]` that is the same at each of `num_steps` steps: an image shown for as long. It is never repeated in memory."""
+
+    value: Array
+    num_steps: int = dataclasses.field(metadata={"static": True})
+
+    def __post_init__(self):
+        if isinstance(self.num_steps, int) and self.num_steps < 1:
+            raise ValueError(
+                f"`num_steps` (T) must be at least 1, got {self.num_steps}."
+            )
+
+
+Signal = Array | Constant
+Block = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def num_steps(x: Signal) -> int:
+    """T, the number of time steps of a signal."""
+    return x.num_steps if isinstance(x, Constant) else x.shape[0]
+
+
+def per_step(fn: Callable[[Array], Array], x: Signal) -> Signal:
+    """Applies a stateless `fn([N, ...]) -> [N, ...]` at every step: time folded into the batch, a constant signal visited once."""
+    if isinstance(x, Constant):
+        return Constant(fn(x.value), x.num_steps)
+    y = fn(x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]))
+    return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def neuron_block(neuron: neurons.Neuron, params: Any) -> Block:
+    """The block of a neuron: its `step` scanned over K. One step is called without a scan."""
+
+    def block(state: Any, x: Signal) -> tuple[Any, Array]:
+        if num_steps(x) == 1:
+            state, y = neuron.step(
+                params, state, x.value if isinstance(x, Constant) else x[0]
+            )
+            return state, y[None]
+        if isinstance(x, Constant):
+            return jax.lax.scan(
+                lambda s, _: neuron.step(params, s, x.value), state, length=x.num_steps
+            )
+        return jax.lax.scan(lambda s, x_t: neuron.step(params, s, x_t), state, x)
+
+    return block
+
+
+def _split(x: Signal, size: int) -> tuple[Signal | None, Signal | None]:
+    """The first T // size blocks, stacked, and what is left over (None if nothing)."""
+    total = num_steps(x)
+    count = total // size
+    if isinstance(x, Constant):
+        rest = Constant(x.value, total % size) if total % size else None
+        return None, rest
+    rest = x[count * size :] if total % size else None
+    return x[: count * size].reshape(count, size, *x.shape[1:]), rest
+
+
+def unroll(
+    block: Block,
+    state: Any,
+    x: Signal,
+    *,
+    block_size: int | None = None,
+    remat: bool = False,
+    truncate: bool = False,
+) -> tuple[Any, Array]:
+    """Runs `block` over all T steps of `x`, `block_size` of them at a time.
+
+    Args:
+      block: function of a state and K steps of input; a neuron's is `neuron_block(neuron, params)`.
+      state: the state before the first step.
+      x: `[T, B, ...]`, or a `Constant`.
+      block_size: K, the steps handed to `block` at a time; all T if None. What T leaves over makes a shorter last block.
+      remat: store only the states between blocks and recompute the rest in the backward pass: memory goes as T/K + K.
+      truncate: stop the gradient between blocks (truncated backpropagation through time). It changes the gradient.
+
+    Returns:
+      The state after the last step, and the output of all steps, `[T, B, ...]`.
+
+    Raises:
+      ValueError: if there are no steps, or `block_size` lies outside 1 ... T.
+    """
+    total = num_steps(x)
+    if total < 1:
+        raise ValueError(
+            f"`x` must have at least one time step, got shape {jnp.shape(x)} with time first."
+        )
+    size = total if block_size is None else block_size
+    if not 1 <= size <= total:
+        raise ValueError(
+            f"`block_size` must lie between 1 and the number of steps, {total}, got {block_size}."
+        )
+
+    def body(state: Any, x_block: Any) -> tuple[Any, Any]:
+        if truncate:
+            state = jax.lax.stop_gradient(state)
+        return block(
+            state, Constant(x.value, size) if isinstance(x, Constant) else x_block
+        )
+
+    # Inside a scan XLA cannot merge the recomputation with the first pass, so the costly barrier is not needed.
+    body = jax.checkpoint(body, prevent_cse=False) if remat else body
+    if size == total:
+        return body(state, x)
+    blocks, rest = _split(x, size)
+    state, y = jax.lax.scan(body, state, blocks, length=total // size)
+    y = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), y)
+    if rest is not None:
+        tail = jax.lax.stop_gradient(state) if truncate else state
+        state, y_rest = (jax.checkpoint(block, prevent_cse=False) if remat else block)(
+            tail, rest
+        )
+        y = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y, y_rest)
+    return state, y
