@@ -1,0 +1,14 @@
+"""Images and labels as arrays in memory.
+
+`load` fetches a data set by name, `from_arrays` takes your own; both give a checked `Dataset`.
+Importing this package imports neither tensorflow_datasets nor scikit-learn nor PIL, and nothing
+here ever imports TensorFlow.
+"""
+
+from jsnn.data.dataset import DataError as DataError
+from jsnn.data.dataset import Dataset as Dataset
+from jsnn.data.dataset import Split as Split
+from jsnn.data.dataset import check_split as check_split
+from jsnn.data.dataset import from_arrays as from_arrays
+from jsnn.data.loading import NAMES as NAMES
+from jsnn.data.loading import load as load
