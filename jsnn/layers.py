@@ -97,7 +97,7 @@ class Dense(Layer):
             raise ValueError(
                 f"`num_inputs` of this Dense layer is {weight.shape[0]}, its input has {x.shape[1]} features."
             )
-        y = x @ weight
+        y = conv.linear(x, weight)
         return y if self.bias is None else y + self.bias[...].reshape(1, -1)
 
 
