@@ -54,17 +54,19 @@ def read_cached(folders: list[pathlib.Path], split: str) -> Split | None:
     for folder in folders:
         try:
             checksums = json.loads((folder / f"{split}.json").read_text())
-            arrays = Split(
-                *(np.load(folder / f"{split}-{part}.npy") for part in Split._fields)
-            )
+            arrays = Split(*(_load(folder, split, part) for part in Split._fields))
             intact = checksums == _checksums(arrays)
-        except (
-            Exception
-        ):  # whatever stands in a damaged file, the remedy is to decode again
+        except Exception:
+            # Whatever stands in a damaged file, the remedy is to decode again.
             continue
         if intact:
             return arrays
     return None
+
+
+def _load(folder: pathlib.Path, split: str, part: str) -> np.ndarray:
+    with (folder / f"{split}-{part}.npy").open("rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def write_cached(folders: list[pathlib.Path], split: str, arrays: Split) -> None:

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from jsnn.data.dataset import Images, Labels
+from jsnn.data.dataset import Labels, Split
 
 NUM_TEST = 360  # one in five
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
 
 
-def digits() -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
-    """Training and test images `[1437, 8, 8, 1]` and `[360, 8, 8, 1]`, each with its labels.
+def digits() -> tuple[Split, Split]:
+    """Training and test images, `[1437, 8, 8, 1]` and `[360, 8, 8, 1]`, with their labels.
 
     A pixel counts the dots (0..16) of a 4x4 field of a scan; here it is scaled to 0..255, and
     `round(pixel * 16 / 255)` gives the count back. The split is fixed and stratified: a class is
@@ -23,7 +23,8 @@ def digits() -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
     images = np.round(counts * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = targets.astype(np.int32)
     is_test = _stratified(labels, NUM_TEST)
-    return (images[~is_test], labels[~is_test]), (images[is_test], labels[is_test])
+    test = Split(images[is_test], labels[is_test])
+    return Split(images[~is_test], labels[~is_test]), test
 
 
 def _stratified(labels: Labels, num_chosen: int) -> np.ndarray:

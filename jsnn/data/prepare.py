@@ -10,6 +10,7 @@ import errno
 import gzip
 import io
 import logging
+import os
 import pathlib
 import tarfile
 import types
@@ -39,7 +40,7 @@ Examples = Iterator[dict[str, Any]]
 def prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
     """Downloads and prepares a data set, and returns its folder.
 
-    Downloads stay in `data_dir/downloads`. An archive that lies in `data_dir/downloads/manual`
+    Downloads stay in `data_dir/downloads`. An archive that lies in `data_dir/downloads/manual/<name>`
     under its original name is used instead, so a machine without a network can be served by hand.
 
     Raises:
@@ -48,7 +49,9 @@ def prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
     tfds = import_tfds()
     _logger.info("preparing %s in %s", name, data_dir)
     config = tfds.download.DownloadConfig(
-        try_download_gcs=False, force_checksums_validation=True
+        manual_dir=_manual_dir(name, data_dir),
+        try_download_gcs=False,
+        force_checksums_validation=True,
     )
     try:
         with _quiet(tfds):
@@ -67,7 +70,8 @@ def prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
     folder = find_prepared(data_dir, name)
     if folder is None:  # TFDS leaves a folder alone that already exists
         raise DataError(
-            f"{builder.data_dir} is not complete (it has no dataset_info.json): delete it and run again."
+            f"{builder.data_dir} is not complete (it has no dataset_info.json): delete it "
+            "and run again."
         )
     return folder
 
@@ -142,17 +146,21 @@ def _fetch(
     import requests
     from tensorflow_datasets.core.download import resource
 
-    downloads = pathlib.Path(builder.data_dir_root) / "downloads"
+    data_dir = pathlib.Path(builder.data_dir_root)
     for url in urls.values():
         info = builder.url_infos[url]
-        by_hand = downloads / "manual" / info.filename
-        if by_hand.exists() or any(
-            downloads.rglob(resource.get_dl_fname(url, info.checksum))
-        ):
+        downloaded = resource.get_dl_fname(url, info.checksum)
+        if (_manual_dir(builder.name, data_dir) / info.filename).exists():
             continue
-        requests.head(url, timeout=_PROBE_TIMEOUT)
-        break
-    return dl_manager.download(urls)
+        if not any((data_dir / "downloads").rglob(downloaded)):
+            requests.head(url, timeout=_PROBE_TIMEOUT)
+            break
+    return {key: pathlib.Path(path) for key, path in dl_manager.download(urls).items()}
+
+
+def _manual_dir(name: str, data_dir: pathlib.Path) -> pathlib.Path:
+    """Where archives can be placed by hand; one a data set, since MNIST's file names recur."""
+    return data_dir / "downloads" / "manual" / name
 
 
 @contextlib.contextmanager
@@ -180,13 +188,13 @@ def _remedy(
     from tensorflow_datasets.core.download import download_manager, util
 
     downloads = data_dir / "downloads"
-    reason = f"{type(error).__name__}: {error}"
+    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     if isinstance(error, (requests.RequestException, util.DownloadError)):
         return (
             f"{name!r} is not in {data_dir}, and downloading it failed ({reason}). Run once on a "
             "machine with a network and copy the folder, or name a folder that holds the data "
             "(`data_dir`, --data-dir, or TFDS_DATA_DIR), or put the archives into "
-            f"{downloads / 'manual'}, or use `digits`, which needs no download."
+            f"{_manual_dir(name, data_dir)}, or use `digits`, which needs no download."
         )
     if isinstance(error, download_manager.NonMatchingChecksumError):
         return (
@@ -197,9 +205,7 @@ def _remedy(
         error, (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, BadArchive)
     ):
         return f"an archive of {name!r} is damaged ({reason}). Delete {downloads} and run again."
-    if isinstance(error, OSError) and (
-        error.errno == errno.ENOSPC or "disk space" in str(error)
-    ):
+    if _is_disk_full(error):
         return (
             f"no space is left in {data_dir} to prepare {name!r} ({reason}). Free some, or name "
             "another folder (`data_dir`, --data-dir, or TFDS_DATA_DIR)."
@@ -210,3 +216,12 @@ def _remedy(
             "write to (`data_dir`, --data-dir, or TFDS_DATA_DIR)."
         )
     return None
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """By number, or by text from TFDS (which looks first) and from the C++ writer of records."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    texts = ("Not enough disk space", *map(os.strerror, full))
+    return (isinstance(error, OSError) and error.errno in full) or any(
+        text in str(error) for text in texts
+    )

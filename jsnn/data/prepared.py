@@ -10,6 +10,7 @@ import pathlib
 import re
 import types
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -86,22 +87,25 @@ def decode_split(folder: pathlib.Path, split: str) -> Split:
     for path, num_records in zip(shards.filepaths, shards.shard_lengths, strict=True):
         stop = start + num_records
         try:
-            for i, record in enumerate(source.__getitems__(range(start, stop)), start):
-                images[i] = _decode_image(record["image"], shape)
-                labels[i] = record["label"]
-        except (
-            Exception
-        ) as error:  # RuntimeError of the C++ reader, protobuf's, PIL's and others
+            records = source.__getitems__(range(start, stop))
+            _decode_records(records, images[start:stop], labels[start:stop])
+        except Exception as error:
+            # The C++ reader's RuntimeError, protobuf's DecodeError, PIL's SyntaxError, and others.
             raise _damaged(pathlib.Path(path), folder, error) from error
         start = stop
     return Split(images, labels)
 
 
-def _decode_image(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+def _decode_records(records: list[Any], images: np.ndarray, labels: np.ndarray) -> None:
+    """Fills `images` [N, H, W, C] and `labels` [N], allocated once for all files of a split."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(encoded), formats=_IMAGE_FORMATS) as image:
-        return np.asarray(image, np.uint8).reshape(shape)
+    shape = images.shape[1:]
+    for i, record in enumerate(records):
+        file = io.BytesIO(record["image"])
+        with Image.open(file, formats=_IMAGE_FORMATS) as image:
+            images[i] = np.asarray(image, np.uint8).reshape(shape)
+        labels[i] = record["label"]
 
 
 def _damaged(path: pathlib.Path, folder: pathlib.Path, error: Exception) -> DataError:
