@@ -185,6 +185,34 @@ def test_prepared_data_are_what_the_archives_hold(name, offer, tmp_path, capfd):
     )
 
 
+@pytest.mark.parametrize("name", data.NAMES[1:])
+def test_the_real_addresses_have_checksums(name, tmp_path):
+    # The other tests replace addresses and checksums; these are TFDS's own.
+    asked = []
+
+    class Stop(Exception):
+        pass
+
+    class Manager:
+        def download(self, urls):
+            asked.extend(urls.values())
+            raise Stop
+
+    builder = prepare._make_builder(import_tfds(), name, tmp_path)
+    manual = prepare._manual_dir(name, tmp_path)
+    manual.mkdir(parents=True)
+    for info in builder.url_infos.values():
+        (manual / info.filename).touch()  # so that no network is looked for
+    with pytest.raises(Stop):
+        builder._split_generators(Manager())
+    assert len(asked) == (4 if name in MNIST_FAMILY else 1)
+    assert set(asked) <= set(builder.url_infos)
+    assert (
+        builder.info.full_name
+        == import_tfds().builder(name, data_dir=tmp_path).info.full_name
+    )
+
+
 def test_prepared_folder_reads_like_one_of_tfds(offer, tmp_path):
     files, _ = archives("cifar100")
     offer("cifar100", files)

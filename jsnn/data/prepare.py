@@ -33,8 +33,9 @@ _PROBE_TIMEOUT = 10.0  # s
 
 _logger = logging.getLogger("jsnn")
 
-
-Examples = Iterator[dict[str, Any]]
+Examples = Iterator[
+    dict[str, Any]
+]  # what TFDS stores of each image, feature by feature
 
 
 def prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
