@@ -12,7 +12,7 @@ Weights and biases start as in PyTorch unless stated: uniform in $\pm 1/\sqrt{\t
 the variance). `init="kaiming"` draws weights from a normal with variance $2/\text{fan-in}$ and sets biases to zero.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -328,12 +328,10 @@ class Sequence(Layer):
 
     Args:
       layers: what to run; a `Sequence` may be one of them and brings its own schedule, so a convolutional part can go step by
-        step over a few images at a time while the dense part goes layer by layer over the whole batch.
+        step while the dense part goes layer by layer.
       block_size: K, time steps handed to each layer at a time; all if None. See `unroll`.
       remat: store only the states between blocks.
       truncate: stop the gradient between blocks.
-      batch_chunk: images that run through all time steps before the next ones start, so that what they need stays in the
-        cache. Same result; not for batch norm, whose statistics need the whole batch.
     """
 
     stateless = False
@@ -344,17 +342,9 @@ class Sequence(Layer):
         block_size: int | None = None,
         remat: bool = False,
         truncate: bool = False,
-        batch_chunk: int | None = None,
     ):
-        if batch_chunk is not None and batch_chunk < 1:
-            raise ValueError(f"`batch_chunk` must be at least 1, got {batch_chunk}.")
         self.layers = nnx.List(layers)
         self.block_size, self.remat, self.truncate = block_size, remat, truncate
-        self.batch_chunk = batch_chunk
-        if batch_chunk and any(isinstance(x, BatchNorm) for x in self.flat()):
-            raise ValueError(
-                "`batch_chunk` splits the batch, and BatchNorm needs it whole: leave one of them out."
-            )
 
     def flat(self) -> Iterator[Layer]:
         """All layers, nested sequences opened."""
@@ -400,65 +390,16 @@ class Sequence(Layer):
                 new.append(s)
             return new, x
 
-        def run(states, x):
-            size = (
-                None if self.block_size is None else min(self.block_size, num_steps(x))
-            )
-            return unroll(
-                block,
-                states,
-                x,
-                block_size=size,
-                remat=self.remat,
-                truncate=self.truncate,
-            )
-
-        batch = (x.value.shape if isinstance(x, Constant) else x.shape[1:])[0]
-        if self.batch_chunk is not None and self.batch_chunk < batch:
-            new, y = _in_chunks(run, state[start:], x, batch, self.batch_chunk)
-        else:
-            new, y = run(state[start:], x)
+        size = None if self.block_size is None else min(self.block_size, num_steps(x))
+        new, y = unroll(
+            block,
+            state[start:],
+            x,
+            block_size=size,
+            remat=self.remat,
+            truncate=self.truncate,
+        )
         return [*state[:start], *new], y
-
-
-def _in_chunks(
-    run: Callable, state: Any, x: Signal, batch: int, chunk: int
-) -> tuple[Any, Array]:
-    """`run` over `chunk` samples at a time; a remainder runs last."""
-    whole = batch // chunk * chunk
-
-    def cut(a: Array, axis: int) -> Array:
-        a = jnp.moveaxis(a, axis, 0)[:whole]
-        return a.reshape(whole // chunk, chunk, *a.shape[1:])
-
-    def join(a: Array, axis: int) -> Array:
-        return jnp.moveaxis(a.reshape(whole, *a.shape[2:]), 0, axis)
-
-    if isinstance(x, Constant):
-        pieces = cut(x.value, 0)
-        state_new, y = jax.lax.map(
-            lambda c: run(c[0], Constant(c[1], x.num_steps)),
-            (jax.tree.map(lambda a: cut(a, 0), state), pieces),
-        )
-    else:
-        state_new, y = jax.lax.map(
-            lambda c: run(c[0], jnp.moveaxis(c[1], 0, 1)),
-            (jax.tree.map(lambda a: cut(a, 0), state), cut(x, 1)),
-        )
-    # [chunks, T, chunk, ...] -> [T, B, ...]
-    y = jnp.moveaxis(y, 0, 1)
-    y = y.reshape(y.shape[0], whole, *y.shape[3:])
-    state_new = jax.tree.map(lambda a: join(a, 0), state_new)
-    if whole < batch:
-        rest = (
-            Constant(x.value[whole:], x.num_steps)
-            if isinstance(x, Constant)
-            else x[:, whole:]
-        )
-        tail, y_tail = run(jax.tree.map(lambda a: a[whole:], state), rest)
-        state_new = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), state_new, tail)
-        y = jnp.concatenate([y, y_tail], axis=1)
-    return state_new, y
 
 
 class Model(NamedTuple):

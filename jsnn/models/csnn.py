@@ -10,15 +10,14 @@ def csnn(
     num_classes: int = 10,
     *,
     neuron: neurons.Neuron,
-    batch_chunk: int | None = 32,
     block_size: int | None = None,
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> layers.Sequence:
     """Conv 32, pool, LIF, conv 64, pool, LIF, dense 512, LIF, dense classes, LIF; 1,630,090 parameters on MNIST.
 
-    Pooling comes before the neuron. The convolutional part runs step by step, `batch_chunk` images at a time; the dense part
-    layer by layer, which gathers its products over all time steps. `block_size` and `remat` trade memory for time over both.
+    Pooling comes before the neuron. The convolutional part runs step by step, so that what it needs stays in the cache;
+    the dense part layer by layer, which gathers its products over all time steps. `block_size` and `remat` trade memory for time over both.
     """
     height, width, channels = image_shape
 
@@ -34,7 +33,6 @@ def csnn(
             layers.MaxPool(),
             spiking(),
             block_size=1,
-            batch_chunk=batch_chunk,
         ),
         layers.Dense((height // 4) * (width // 4) * 64, 512, rngs=rngs),
         spiking(),
