@@ -1,0 +1,214 @@
+r"""Layers of the exact solver: dense feed-forward and recurrent, one sample each, `vmap` for a batch.
+
+Without recurrence a neuron depends on its inputs alone, so every neuron runs a loop of its own: as long as its inputs and its own spikes,
+not all spikes of the layer, with any delay for each synapse at no cost. Spikes of a layer are then sorted in time for the next one.
+
+Axes: I inputs, N neurons, K arrivals, S spikes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from jsnn.eventprop.crossing import Method
+from jsnn.eventprop.events import (
+    Arrivals,
+    EventSpikes,
+    OnOverflow,
+    Recurrence,
+    solve,
+)
+from jsnn.eventprop.flow import LIFParams
+
+
+class FirstSpikes(NamedTuple):
+    """`times` `[N]`, infinite where silent; `overflow`: a layer below had more spikes than its budget."""
+
+    times: Float[Array, "N"]
+    overflow: Bool[Array, ""]
+
+
+def input_spikes(times: Float[Array, "I"]) -> EventSpikes:
+    """One spike an input, in the order of time; infinite for none. A repeated input is given by writing its index yourself."""
+    order = jnp.argsort(times)
+    index = jnp.where(jnp.isfinite(times[order]), order, -1).astype(jnp.int32)
+    return EventSpikes(times[order], index, jnp.zeros((), bool))
+
+
+def _rows(weights: Float[Array, "I N"], spikes: EventSpikes) -> Float[Array, "K N"]:
+    """The weights of the input behind each spike; zero for padding."""
+    known = (spikes.neuron >= 0)[:, None]
+    return jnp.where(known, weights[jnp.maximum(spikes.neuron, 0)], 0.0)
+
+
+def _check_delays(delays: Array | None, weights: Array, *, axonal_only: bool) -> None:
+    if delays is None or delays.shape == weights.shape[:1]:
+        return
+    if axonal_only:
+        raise ValueError(
+            f"`delays` of a recurrent layer's input must be [{weights.shape[0]}], one an input, got {delays.shape}."
+        )
+    if delays.shape != weights.shape:
+        raise ValueError(
+            f"`delays` must be [{weights.shape[0]}] or {list(weights.shape)}, got {delays.shape}."
+        )
+
+
+def _by_neuron(
+    params: LIFParams,
+    weights: Float[Array, "I N"],
+    spikes: EventSpikes,
+    delays: Array | None,
+    **options,
+) -> EventSpikes:
+    """Each neuron's own spikes, `[N, S]`."""
+    _check_delays(delays, weights, axonal_only=False)
+    jumps = _rows(weights, spikes).T
+    times = jnp.broadcast_to(spikes.times[None], jumps.shape)
+    if delays is not None:
+        delays = jnp.broadcast_to(delays.reshape(weights.shape[0], -1), weights.shape)
+        times = times + _rows(delays, spikes).T
+        order = jnp.argsort(times, axis=1)
+        times = jnp.take_along_axis(times, order, axis=1)
+        jumps = jnp.take_along_axis(jumps, order, axis=1)
+    # A scalar stays one, so that the ratio of Python numbers is still known.
+    axes = LIFParams(*(0 if jnp.ndim(p) else None for p in params))
+
+    def neuron(params, times, jumps):
+        return solve(
+            params,
+            Arrivals(times, jumps[:, None]),
+            on_overflow="flag",
+            **options,
+        )
+
+    return jax.vmap(neuron, in_axes=(axes, 0, 0))(params, times, jumps)
+
+
+def feed_forward(
+    params: LIFParams,
+    weights: Float[Array, "I N"],
+    spikes: EventSpikes,
+    *,
+    delays: Float[Array, "*N"] | None = None,
+    t_end: ArrayLike,
+    max_spikes: int,
+    max_events: int | None = None,
+    crossing: Method | None = None,
+    on_overflow: OnOverflow = "nan",
+) -> EventSpikes:
+    """A dense layer without recurrence.
+
+    Args:
+      params: physics, scalars or `[N]`; differentiable.
+      weights: `[I, N]`.
+      spikes: of the layer below, in the order of time.
+      delays: `[I]`, one an input (axonal), or `[I, N]`, one a synapse.
+      t_end: nothing happens after it.
+      max_spikes: budget of spikes a neuron.
+      max_events: budget of spikes of the layer, which the next one will read; N · `max_spikes` if None. Less is faster.
+      crossing: see `events.solve`.
+      on_overflow: see `events.solve`; an overflow below counts as one here.
+    """
+    total = weights.shape[1] * max_spikes
+    size = total if max_events is None else max_events
+    if not 1 <= size <= total:
+        raise ValueError(
+            f"`max_events` must lie between 1 and {total}, neurons times `max_spikes`; got {max_events}."
+        )
+    own = _by_neuron(
+        params,
+        weights,
+        spikes,
+        delays,
+        t_end=t_end,
+        max_spikes=max_spikes,
+        crossing=crossing,
+    )
+    flat = own.times.reshape(-1)
+    order = jnp.argsort(flat)
+    times = flat[order[:size]]
+    overflow = spikes.overflow | own.overflow.any()
+    if size < total:
+        overflow = overflow | jnp.isfinite(flat[order[size]])
+    index = jnp.where(jnp.isfinite(times), order[:size] // max_spikes, -1)
+    if on_overflow == "nan":
+        times = jnp.where(overflow, jnp.nan, times)
+    return EventSpikes(times, index.astype(jnp.int32), overflow)
+
+
+def first_spikes(
+    params: LIFParams,
+    weights: Float[Array, "I N"],
+    spikes: EventSpikes,
+    *,
+    delays: Float[Array, "*N"] | None = None,
+    t_end: ArrayLike,
+    crossing: Method | None = None,
+    on_overflow: OnOverflow = "nan",
+) -> FirstSpikes:
+    """A dense layer of which only the time of each neuron's first spike is wanted: the read-out by latency."""
+    own = _by_neuron(
+        params,
+        weights,
+        spikes,
+        delays,
+        t_end=t_end,
+        max_spikes=1,
+        first_only=True,
+        crossing=crossing,
+    )
+    times = own.times[:, 0]
+    if on_overflow == "nan":
+        times = jnp.where(spikes.overflow, jnp.nan, times)
+    return FirstSpikes(times, spikes.overflow)
+
+
+def recurrent(
+    params: LIFParams,
+    weights: Float[Array, "I N"],
+    recurrence: Recurrence,
+    spikes: EventSpikes,
+    *,
+    delays: Float[Array, "I"] | None = None,
+    t_end: ArrayLike,
+    max_spikes: int,
+    crossing: Method | None = None,
+    on_overflow: OnOverflow = "nan",
+) -> EventSpikes:
+    """A dense layer with recurrent synapses: one clock for all its neurons.
+
+    Args:
+      params: physics, scalars or `[N]`; differentiable.
+      weights: from the layer below, `[I, N]`.
+      recurrence: synapses within the layer, with or without delays.
+      spikes: of the layer below, in the order of time.
+      delays: `[I]`, one an input.
+      t_end: nothing happens after it.
+      max_spikes: budget of spikes of the whole layer.
+      crossing: see `events.solve`.
+      on_overflow: see `events.solve`; an overflow below counts as one here.
+    """
+    _check_delays(delays, weights, axonal_only=True)
+    times, jumps = spikes.times, _rows(weights, spikes)
+    if delays is not None:
+        times = times + _rows(delays[:, None], spikes)[:, 0]
+        order = jnp.argsort(times)
+        times, jumps = times[order], jumps[order]
+    out = solve(
+        params,
+        Arrivals(times, jumps),
+        recurrence,
+        t_end=t_end,
+        max_spikes=max_spikes,
+        crossing=crossing,
+        on_overflow="flag",
+    )
+    overflow = out.overflow | spikes.overflow
+    times = out.times
+    if on_overflow == "nan":
+        times = jnp.where(overflow, jnp.nan, times)
+    return EventSpikes(times, out.neuron, overflow)

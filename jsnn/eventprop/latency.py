@@ -1,0 +1,75 @@
+"""Latency code: each input spikes at most once, brighter earlier.
+
+Times are in the unit of `dt`, milliseconds by convention. All functions take a batch of intensities in [0, 1].
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jsnn.eventprop.spikes import OccupiedSpikes, TimedSpikes
+
+
+def _check_grid(num_steps: int, dt: float) -> None:
+    if num_steps < 1:
+        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
+    if dt <= 0:
+        raise ValueError(f"`dt` must be a positive time, got {dt}.")
+
+
+def latency_times(
+    intensity: Float[Array, "B *N"], *, t_max: Any, silent_below: float = 1 / 255
+) -> Float[Array, "B *N"]:
+    """Spike time `(1 - x) t_max`; infinite where the intensity is `silent_below` or less, as in Wunderlich & Pehle (2021)."""
+    return jnp.where(intensity > silent_below, (1.0 - intensity) * t_max, jnp.inf)
+
+
+def latency_spikes(
+    intensity: Float[Array, "B *N"],
+    *,
+    t_max: Any,
+    num_steps: int,
+    dt: float,
+    silent_below: float = 1 / 255,
+) -> TimedSpikes:
+    """`latency_times` on a grid, `[T, B, *N]`. Rounded down, so that a time inside the grid never falls off its end."""
+    _check_grid(num_steps, dt)
+    times = latency_times(intensity, t_max=t_max, silent_below=silent_below)
+    # Rounding of the product must not push a time on the grid to the step before.
+    steps = jnp.floor(times / dt + 1e-4)
+    grid = jnp.arange(num_steps, dtype=steps.dtype)
+    grid = grid.reshape((num_steps,) + (1,) * steps.ndim)
+    return TimedSpikes((grid == steps[None]).astype(intensity.dtype))
+
+
+def binary_spikes(
+    intensity: Float[Array, "B *N"],
+    *,
+    t_min: Any,
+    t_max: Any,
+    num_steps: int,
+    dt: float,
+    split_at: float = 0.5,
+) -> OccupiedSpikes:
+    """Two times only: bright inputs spike at `t_min`, dark ones at `t_max`. The code of the one-layer reference.
+
+    Only two steps of the grid hold spikes, so only two are stored and multiplied. A time past the grid's end is no spike.
+    """
+    _check_grid(num_steps, dt)
+    for name, value in (("t_min", t_min), ("t_max", t_max)):
+        if isinstance(value, int | float) and not 0 <= value < num_steps * dt:
+            raise ValueError(
+                f"`{name}` must lie in [0, {num_steps * dt}), the grid of {num_steps} steps of {dt}; got {value}."
+            )
+    bright = (intensity >= split_at).astype(intensity.dtype)
+    times = jnp.stack([jnp.asarray(t_min), jnp.asarray(t_max)])
+    steps = jnp.round(times / dt).astype(jnp.int32)
+    return OccupiedSpikes(jnp.stack([bright, 1.0 - bright]), steps, num_steps)
+
+
+def spread(spikes: OccupiedSpikes) -> TimedSpikes:
+    """The same spikes on all steps of the grid, for plots and comparisons."""
+    z = spikes.values
+    grid = jnp.zeros((spikes.num_steps, *z.shape[1:]), z.dtype)
+    return TimedSpikes(grid.at[spikes.steps].add(z))

@@ -1,0 +1,220 @@
+r"""A recurrent layer on the grid: neurons that hear themselves K >= 1 steps later.
+
+The same two systems as `grid`, coupled in time: forward the drive of step n has $f(W, z[n-K])$ added, backward the spike of step n
+receives what it causes at n + K. The gradient of the recurrent weights is one product over all time steps, after the scan.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jsnn.eventprop.flow import LIFParams, aligned, check_params, flow
+from jsnn.eventprop.grid import (
+    Fired,
+    GridState,
+    Reset,
+    Scheme,
+    Slope,
+    adjoint_step,
+    dense_cotangents,
+    lif_gradient,
+    make_scheme,
+    membrane_step,
+    param_gradient,
+    rest_state,
+    time_cotangent,
+)
+from jsnn.eventprop.regularise import RatePenalty, rate_push
+from jsnn.eventprop.spikes import Drive, TimedSpikes
+from jsnn.eventprop.synapse import Linear, dense
+
+
+class RecurrentState(NamedTuple):
+    """Neurons and the spikes under way: `pending[k]` arrives with step k of the next block, `[K, B, *N]`."""
+
+    neurons: GridState
+    pending: TimedSpikes
+
+
+class _Static(NamedTuple):
+    """Static choices: the scheme of `grid`, the linear map of the recurrent synapse."""
+
+    scheme: Scheme
+    linear: Linear
+
+
+class _Residuals(NamedTuple):
+    """As for `grid.lif`, and the spikes that arrive at each step, for the gradient of the recurrent weights."""
+
+    params: Any
+    weights: Any
+    inverse: Array
+    arriving: Array
+    penalty: RatePenalty | None
+    trace: GridState | None
+    wants_params: tuple[()] | None
+
+
+def recurrent_lif(
+    params: LIFParams,
+    weights: Any,
+    state: RecurrentState | None,
+    drive: Drive,
+    *,
+    dt: float,
+    delay_steps: int = 1,
+    linear: Linear = dense,
+    penalty: RatePenalty | None = None,
+    slope: Slope = "substep",
+    reset: Reset = "hard",
+    min_slope: float = 1e-2,
+    unroll: int = 1,
+) -> tuple[RecurrentState, TimedSpikes]:
+    """A layer of current-based LIF neurons with recurrent synapses.
+
+    Args:
+      params: physics; differentiable.
+      weights: of the recurrent synapse, `[N, N]` (from, to) for `dense`.
+      state: of the block before; None for rest.
+      drive: from outside, `[T, B, *N]`.
+      dt: time step, in the unit of the time constants.
+      delay_steps: K, the recurrent delay in steps.
+      linear: map of the recurrent synapse, `(weights, z[M, *N]) -> [M, *N]`.
+      penalty: see `grid.lif`.
+      slope: see `grid.lif`.
+      reset: see `grid.lif`.
+      min_slope: see `grid.lif`.
+      unroll: see `grid.lif`.
+
+    Returns:
+      The state after the last step, and the spikes `[T, B, *N]`.
+    """
+    check_params(params)
+    scheme = make_scheme(dt, slope, reset, min_slope, unroll)
+    if delay_steps < 1:
+        raise ValueError(
+            f"`delay_steps` must be at least 1 on a time grid, got {delay_steps}. `events` allows instant recurrence."
+        )
+    if state is None:
+        rest = rest_state(drive)
+        pending = jnp.zeros((delay_steps, *rest.v.shape), rest.v.dtype)
+        state = RecurrentState(rest, TimedSpikes(pending))
+    if state.pending.values.shape[0] != delay_steps:
+        raise ValueError(
+            f"`state` belongs to a delay of {state.pending.values.shape[0]} steps, `delay_steps` is {delay_steps}."
+        )
+    params = jax.tree.map(lambda p: jnp.asarray(p, drive.mass.dtype), params)
+    out: Any = _recurrent(
+        _Static(scheme, linear),
+        params,
+        weights,
+        state.neurons,
+        state.pending.values,
+        drive,
+        penalty,
+    )
+    neurons, pending, fired = out
+    spikes = TimedSpikes(fired.spikes, fired.lead)
+    return RecurrentState(neurons, TimedSpikes(pending)), spikes
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recurrent(static, params, weights, neurons, pending, drive, penalty):
+    return _run(static, params, weights, neurons, pending, drive.mass)[0]
+
+
+def _swap(ring: Array, n: Array, value: Array) -> tuple[Array, Array]:
+    """What lies in slot n mod K of the ring, and the ring with `value` in its place."""
+    slot = n % ring.shape[0]
+    old = jax.lax.dynamic_index_in_dim(ring, slot, keepdims=False)
+    return old, jax.lax.dynamic_update_index_in_dim(ring, value, slot, 0)
+
+
+def _run(static, params, weights, neurons, pending, mass, *, keep_trace=False):
+    scheme, linear = static
+    p = aligned(params, mass.shape[1:], mass.dtype)
+    coefficients = flow(jnp.asarray(scheme.dt, mass.dtype), p.tau_mem, p.tau_syn)
+    num_steps, delay = mass.shape[0], pending.shape[0]
+
+    def step(carry, x):
+        state, ring = carry
+        n, u = x
+        arriving = jax.lax.dynamic_index_in_dim(ring, n % delay, keepdims=False)
+        u = u + linear(weights, arriving)
+        new, fired = membrane_step(scheme, p, coefficients, state, u)
+        _, ring = _swap(ring, n, fired.spikes)
+        return (new, ring), (fired, state if keep_trace else None)
+
+    (neurons, ring), (fired, trace) = jax.lax.scan(
+        step, (neurons, pending), (jnp.arange(num_steps), mass), unroll=scheme.unroll
+    )
+    pending = jnp.roll(ring, -(num_steps % delay), axis=0)  # oldest first
+    return (neurons, pending, fired), trace
+
+
+def _forward(static, params, weights, neurons, pending, drive, penalty):
+    wants_params = () if any(x.perturbed for x in params) else None
+    keep_trace = params.tau_mem.perturbed or params.tau_syn.perturbed
+    params, weights, neurons, pending, mass, penalty = jax.tree.map(
+        lambda x: x.value, (params, weights, neurons, pending, drive.mass, penalty)
+    )
+    out, trace = _run(
+        static, params, weights, neurons, pending, mass, keep_trace=keep_trace
+    )
+    fired: Fired = out[2]
+    arriving = jnp.concatenate([pending, fired.spikes])[: mass.shape[0]]
+    return out, _Residuals(
+        params, weights, fired.inverse, arriving, penalty, trace, wants_params
+    )
+
+
+def _backward(static, residuals, cotangents):
+    scheme, linear = static
+    params, weights, inverse, arriving, penalty, trace, wants_params = residuals
+    state_bar, pending_bar, fired_bar = dense_cotangents(cotangents)
+    p = aligned(params, inverse.shape[1:], inverse.dtype)
+    coefficients = flow(jnp.asarray(scheme.dt, inverse.dtype), p.tau_mem, p.tau_syn)
+    push = rate_push(penalty, inverse)
+    num_steps, delay = inverse.shape[0], pending_bar.shape[0]
+    spike = jax.ShapeDtypeStruct(inverse.shape[1:], inverse.dtype)
+    to_spikes = jax.linear_transpose(lambda z: linear(weights, z), spike)
+
+    def step(carry, x):
+        adjoint, ring, total = carry
+        n, inverse, direct, before = x
+        mass, time = adjoint.i, time_cotangent(p, adjoint)
+        caused, ring = _swap(ring, n, to_spikes(time)[0])
+        new, at_spike = adjoint_step(
+            p, coefficients, adjoint, inverse, direct + caused, push
+        )
+        if total is not None:
+            change = lif_gradient(p, scheme.dt, inverse, before, adjoint, at_spike)
+            total = jax.tree.map(jnp.add, total, change)
+        return (new, ring, total), (mass, time)
+
+    zeros = jnp.zeros_like(state_bar.v)
+    total = LIFParams(zeros, zeros, zeros, zeros) if wants_params == () else None
+    ring = jnp.roll(pending_bar, num_steps % delay, axis=0)
+    (adjoint, ring, total), (mass, time) = jax.lax.scan(
+        step,
+        (state_bar, ring, total),
+        (jnp.arange(num_steps), inverse, fired_bar.spikes, trace),
+        reverse=True,
+        unroll=scheme.unroll,
+    )
+    folded = arriving.reshape(-1, *arriving.shape[2:])
+    _, to_weights = jax.vjp(lambda w: linear(w, folded), weights)
+    return (
+        param_gradient(params, total),
+        to_weights(mass.reshape(folded.shape))[0],
+        adjoint,
+        ring,
+        Drive(mass, time),
+        None,
+    )
+
+
+_recurrent.defvjp(_forward, _backward, symbolic_zeros=True)

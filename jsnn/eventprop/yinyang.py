@@ -1,0 +1,74 @@
+"""The Yin-Yang data set: points in a circle, three classes, two of which need a hidden layer to tell apart.
+
+Kriener, Göltz & Petrovici, 2022, https://arxiv.org/abs/2102.08211. Generated with the published random streams, so that splits are
+those of every other paper: seed 42 trains, 41 validates, 40 tests.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+SEEDS = {"train": 42, "validation": 41, "test": 40}
+CLASSES = ("yin", "yang", "dot")
+
+
+class YinYang(NamedTuple):
+    """`coordinates` `[M, 4]`: x, y, 1 - x, 1 - y, all in [0, 1]; `labels` `[M]`."""
+
+    coordinates: np.ndarray
+    labels: np.ndarray
+
+
+def class_of(x: Any, y: Any, *, r_big: float = 0.5, r_small: float = 0.1) -> np.ndarray:
+    """Class of points inside the big circle: 0 yin, 1 yang, 2 dot."""
+    x, y = np.asarray(x), np.asarray(y)
+    right = np.sqrt((x - 1.5 * r_big) ** 2 + (y - r_big) ** 2)
+    left = np.sqrt((x - 0.5 * r_big) ** 2 + (y - r_big) ** 2)
+    yang = (
+        (right <= r_small)
+        | ((left > r_small) & (left <= r_big / 2))
+        | ((y > r_big) & (right > r_big / 2))
+    )
+    dot = (right < r_small) | (left < r_small)
+    return np.where(dot, 2, yang.astype(int))
+
+
+def yin_yang(
+    size: int, *, seed: int, r_big: float = 0.5, r_small: float = 0.1
+) -> YinYang:
+    """Draws `size` points: the class first, then points until one is of that class, so that classes are about equally frequent.
+
+    Args:
+      size: number of points.
+      seed: of the published generator; see `SEEDS`.
+      r_big: radius of the circle.
+      r_small: radius of the dots.
+    """
+    if size < 1:
+        raise ValueError(f"`size` must be at least 1, got {size}.")
+    if not 0 < r_small < r_big / 2:
+        raise ValueError(
+            f"`r_small` must lie between 0 and r_big / 2 = {r_big / 2}, got {r_small}."
+        )
+    random = np.random.RandomState(seed)
+    points, labels = np.empty((size, 2)), np.empty(size, np.int32)
+    for k in range(size):
+        wanted = random.randint(3)
+        while True:
+            x, y = random.rand(2) * 2.0 * r_big
+            if np.sqrt((x - r_big) ** 2 + (y - r_big) ** 2) > r_big:
+                continue
+            if class_of(x, y, r_big=r_big, r_small=r_small) == wanted:
+                break
+        points[k], labels[k] = (x, y), wanted
+    return YinYang(np.concatenate([points, 1.0 - points], axis=1), labels)
+
+
+def spike_times(
+    coordinates: Float[Array, "B 4"], *, t_max: Any, bias_time: Any = 0.0
+) -> Float[Array, "B 5"]:
+    """Input of a network: coordinate c spikes at `c * t_max`, and a fifth input, the bias, at `bias_time`."""
+    bias = jnp.full_like(coordinates[:, :1], bias_time)
+    return jnp.concatenate([coordinates * t_max, bias], axis=1)
