@@ -1,0 +1,1 @@
+"""Scripts, one a claim: `python -m experiments.NAME --out DIR`."""

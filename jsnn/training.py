@@ -1,0 +1,171 @@
+"""Training as pure functions: whole stretches of steps in one jitted program over data that lies on the device.
+
+`trainer` takes what is specific to a model (a `Task`) and an Optax optimiser and returns pure functions to `jit` and `vmap`:
+a sweep over seeds is `vmap(trainer.init)` and `vmap(trainer.run)`. Nothing here prints, writes or reads a clock; `jsnn.runs`
+drives these functions through a run folder with progress, metrics and checkpoints.
+
+Axes: N images of a data set, B batch, C classes, S steps of a stretch.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from jsnn.layers import Model
+
+
+class Task(NamedTuple):
+    """What to learn.
+
+    Attributes:
+      init: `key -> Model`: parameters and whatever else the model carries.
+      loss: `(model, key, images, labels) -> (loss, (rest, accuracy))`: training loss of one batch, with what the batch leaves
+        behind in the model and the batch's accuracy.
+      predict: `(model, images, labels) -> (loss [B], prediction [B], scores [B, C])`: evaluation, sample by sample.
+    """
+
+    init: Callable[[Array], Model]
+    loss: Callable[[Model, Array, Array, Array], tuple[Array, tuple[Any, Array]]]
+    predict: Callable[[Model, Array, Array], tuple[Array, Array, Array]]
+
+
+class TrainState(NamedTuple):
+    """Everything that a run needs in order to go on: saved and restored as a whole."""
+
+    model: Model
+    opt_state: Any
+    key: Array  # never changes: epochs and steps fold their number into it
+    step: Int[Array, ""]  # optimiser steps taken so far
+
+
+class StepMetrics(NamedTuple):
+    """One entry per step of a stretch; entries past its end are zero."""
+
+    loss: Float[Array, "S"]
+    accuracy: Float[Array, "S"]
+
+
+class Evaluation(NamedTuple):
+    """One entry per sample, none dropped."""
+
+    loss: Float[Array, "N"]
+    prediction: Int[Array, "N"]
+    scores: Float[Array, "N C"]
+
+
+class Trainer(NamedTuple):
+    """Pure functions of one training problem.
+
+    Attributes:
+      init: `key -> TrainState`.
+      run: `(state, images, labels, num_steps) -> (state, StepMetrics)`: `num_steps` may be traced, so stretches of any length
+        share one compilation; a stretch must not cross the end of an epoch.
+      evaluate: `(model, images, labels) -> Evaluation`.
+      train: `(key, images, labels, num_epochs) -> (state, StepMetrics)`: all epochs at once, metrics `[epochs, S]`.
+      steps_per_epoch: number of whole batches in the training set; the remainder of each epoch's shuffle is left out.
+    """
+
+    init: Callable[[Array], TrainState]
+    run: Callable[[TrainState, Array, Array, ArrayLike], tuple[TrainState, StepMetrics]]
+    evaluate: Callable[[Model, Array, Array], Evaluation]
+    train: Callable[[Array, Array, Array, int], tuple[TrainState, StepMetrics]]
+    steps_per_epoch: int
+
+
+def unit_interval(images: Array) -> Float[Array, "..."]:
+    """Pixels as float32 in [0, 1]: bytes are divided by 255, floats pass."""
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255
+    return images.astype(jnp.float32)
+
+
+def trainer(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_train: int,
+    batch_size: int,
+    eval_batch_size: int | None = None,
+) -> Trainer:
+    """Builds the pure functions of one training problem.
+
+    Args:
+      task: model, loss and prediction.
+      optimizer: any Optax transformation; schedules count optimiser steps.
+      num_train: N, number of training samples.
+      batch_size: B. Each epoch visits N // B batches of a fresh shuffle.
+      eval_batch_size: samples evaluated at a time; `batch_size` if None.
+
+    Raises:
+      ValueError: if `batch_size` is not between 1 and `num_train`.
+    """
+    if not 1 <= batch_size <= num_train:
+        raise ValueError(
+            f"`batch_size` must lie between 1 and the {num_train} training samples, got {batch_size}."
+        )
+    steps_per_epoch = num_train // batch_size
+
+    def init(key: Array) -> TrainState:
+        key_init, key_run = jax.random.split(key)
+        model = task.init(key_init)
+        return TrainState(
+            model, optimizer.init(model.params), key_run, jnp.zeros((), jnp.int32)
+        )
+
+    def step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Any]:
+        key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
+
+        def loss_fn(params):
+            return task.loss(Model(params, state.model.rest), key, images, labels)
+
+        (loss, (rest, accuracy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.model.params
+        )
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, state.model.params
+        )
+        params = optax.apply_updates(state.model.params, updates)
+        model = Model(params, rest)
+        return TrainState(model, opt_state, state.key, state.step + 1), (loss, accuracy)
+
+    def run(state, images, labels, num_steps):
+        epoch = state.step // steps_per_epoch
+        shuffle = jax.random.fold_in(jax.random.fold_in(state.key, 0), epoch)
+        order = jax.random.permutation(shuffle, num_train)
+
+        def body(i, carry):
+            state, metrics = carry
+            start = state.step % steps_per_epoch * batch_size
+            batch = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
+            state, new = step(state, images[batch], labels[batch])
+            return state, jax.tree.map(
+                lambda m, x: m.at[i].set(x), metrics, StepMetrics(*new)
+            )
+
+        empty = jnp.zeros(steps_per_epoch)
+        return jax.lax.fori_loop(0, num_steps, body, (state, StepMetrics(empty, empty)))
+
+    def evaluate(model, images, labels):
+        count = images.shape[0]
+        size = min(eval_batch_size or batch_size, count)
+        # The last batch is filled up with copies of the last sample, whose results are cut off again.
+        index = jnp.minimum(jnp.arange(-(-count // size) * size), count - 1)
+        results = jax.lax.map(
+            lambda i: task.predict(model, images[i], labels[i]), index.reshape(-1, size)
+        )
+        flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], results)
+        return Evaluation(*flat)
+
+    def train(key, images, labels, num_epochs):
+        return jax.lax.scan(
+            lambda state, _: run(state, images, labels, steps_per_epoch),
+            init(key),
+            length=num_epochs,
+        )
+
+    return Trainer(init, run, evaluate, train, steps_per_epoch)
