@@ -74,9 +74,17 @@ def _check_threshold(value: ArrayLike) -> None:
         raise ValueError(f"`threshold` must be positive and finite, got {value}.")
 
 
-def _as(dtype: Any, params: Any) -> Any:
-    """Parameters in the dtype of the membrane, so that Python floats and float32 sweeps never promote it."""
-    return jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
+def _as(like: Array, params: Any) -> Any:
+    """Parameters in the dtype of the membrane, so that Python floats and float32 sweeps never promote it.
+
+    Values per neuron `[N]` get the membrane's leading axes, `[1, N]`.
+    """
+
+    def one(p: ArrayLike) -> Array:
+        p = jnp.asarray(p, like.dtype)
+        return p.reshape((1,) * (like.ndim - p.ndim) + p.shape) if p.ndim else p
+
+    return jax.tree.map(one, params)
 
 
 def _apply_reset(reset: Reset, v: Array, fired: Array, threshold: Array) -> Array:
@@ -148,7 +156,7 @@ def lif(
     def step(
         params: LIFParams, state: LIFState, current: Float[Array, "..."]
     ) -> tuple[LIFState, Float[Array, "..."]]:
-        beta, theta = _as(state.v.dtype, params)
+        beta, theta = _as(state.v, params)
         x = (1 - beta) * current if scale_input else current
         if delayed_reset and reset != "none":
             fired = fired_at(state.v, theta)
@@ -237,7 +245,7 @@ def current_lif(
     def step(
         params: CurrentLIFParams, state: CurrentLIFState, current: Float[Array, "..."]
     ):
-        i = jnp.asarray(params.alpha, state.i.dtype) * state.i + current
+        i = _as(state.i, params.alpha) * state.i + current
         new, spikes = membrane.step(
             LIFParams(params.beta, params.threshold), LIFState(state.v), i
         )
@@ -292,7 +300,7 @@ def adaptive_lif(
     def step(
         params: AdaptiveLIFParams, state: AdaptiveLIFState, current: Float[Array, "..."]
     ):
-        beta, theta, rho, strength = _as(state.v.dtype, params)
+        beta, theta, rho, strength = _as(state.v, params)
         v = beta * state.v + ((1 - beta) * current if scale_input else current)
         theta_t = theta + strength * state.a
         spikes = spike_fn(v - theta_t, at_threshold=spike_at == ">=")
@@ -320,7 +328,7 @@ def leaky_integrator(*, beta: ArrayLike = 0.9, scale_input: bool = False) -> Neu
     def step(
         params: LeakyIntegratorParams, state: LIFState, current: Float[Array, "..."]
     ):
-        (beta,) = _as(state.v.dtype, params)
+        (beta,) = _as(state.v, params)
         v = beta * state.v + ((1 - beta) * current if scale_input else current)
         return LIFState(v), v
 
@@ -350,8 +358,9 @@ def recurrent(neuron: Neuron, weight: Float[Array, "N N"]) -> Neuron:
     def step(
         params: RecurrentParams, state: RecurrentState, current: Float[Array, "... N"]
     ):
+        weight = jnp.asarray(params.weight, state.spikes.dtype)
         inner, spikes = neuron.step(
-            params.neuron, state.neuron, current + state.spikes @ params.weight
+            params.neuron, state.neuron, current + state.spikes @ weight
         )
         return RecurrentState(inner, spikes), spikes
 
