@@ -79,6 +79,13 @@ def _split(x: Signal, size: int) -> tuple[Signal | None, Signal | None]:
     return x[: count * size].reshape(count, size, *x.shape[1:]), rest
 
 
+def _array(y: Any) -> Any:
+    """A constant output as `[K, B, ...]`, so that blocks can be stacked."""
+    if isinstance(y, Constant):
+        return jnp.broadcast_to(y.value[None], (y.num_steps, *y.value.shape))
+    return y
+
+
 def unroll(
     block: Block,
     state: Any,
@@ -87,7 +94,7 @@ def unroll(
     block_size: int | None = None,
     remat: bool = False,
     truncate: bool = False,
-) -> tuple[Any, Array]:
+) -> tuple[Any, Signal]:
     """Runs `block` over all T steps of `x`, `block_size` of them at a time.
 
     Args:
@@ -99,7 +106,7 @@ def unroll(
       truncate: stop the gradient between blocks (truncated backpropagation through time). It changes the gradient.
 
     Returns:
-      The state after the last step, and the output of all steps, `[T, B, ...]`.
+      The state after the last step, and the output of all steps, `[T, B, ...]`; a `Constant` if an only block returns one.
 
     Raises:
       ValueError: if there are no steps, or `block_size` lies outside 1 ... T.
@@ -107,7 +114,7 @@ def unroll(
     total = num_steps(x)
     if total < 1:
         raise ValueError(
-            f"`x` must have at least one time step, got shape {jnp.shape(x)} with time first."
+            f"`x` must have at least one time step on its first axis, got {total}."
         )
     size = total if block_size is None else block_size
     if not 1 <= size <= total:
@@ -127,12 +134,17 @@ def unroll(
     if size == total:
         return body(state, x)
     blocks, rest = _split(x, size)
-    state, y = jax.lax.scan(body, state, blocks, length=total // size)
+
+    def stacked(state: Any, x_block: Any) -> tuple[Any, Any]:
+        state, y = body(state, x_block)
+        return state, _array(y)
+
+    state, y = jax.lax.scan(stacked, state, blocks, length=total // size)
     y = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), y)
     if rest is not None:
         tail = jax.lax.stop_gradient(state) if truncate else state
         state, y_rest = (jax.checkpoint(block, prevent_cse=False) if remat else block)(
             tail, rest
         )
-        y = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y, y_rest)
+        y = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y, _array(y_rest))
     return state, y
