@@ -184,7 +184,7 @@ def _weight_grad_lax(geo: _Geometry, x: Array, g: Array) -> Array:
 
 def _kernel(
     products: Callable[..., Array], native: Callable[..., Array], folds: bool
-) -> Callable[..., Array]:
+) -> Callable[[_Geometry], Callable[[Array, Array], Array]]:
     """One of the three operations: matrix products on CPU, the backend's convolution elsewhere, and a rule for `vmap`.
 
     Where only the images are batched (and the result has an image axis: `folds`), the batch joins the image axis.
@@ -304,9 +304,10 @@ def max_pool(x: Float[Array, "N H W C"], size: int = 2) -> Float[Array, "N H2 W2
 
 def _max_pool_fwd(x, size):
     windows = _windows(x, size)
-    best, where = windows[0], jnp.zeros(windows[0].shape, jnp.uint8)
+    index = jnp.uint8 if len(windows) <= 256 else jnp.int32
+    best, where = windows[0], jnp.zeros(windows[0].shape, index)
     for k, window in enumerate(windows[1:], start=1):
-        where = jnp.where(window > best, jnp.uint8(k), where)
+        where = jnp.where(window > best, index(k), where)
         best = jnp.maximum(best, window)
     # Only shapes are needed of `x`: an empty array of its shape carries them through `jit`.
     return best, (where, jnp.zeros((0, *x.shape[1:])))
@@ -314,7 +315,7 @@ def _max_pool_fwd(x, size):
 
 def _max_pool_bwd(size, residuals, g):
     where, like = residuals
-    tap = jnp.arange(size * size, dtype=jnp.uint8).reshape(1, 1, size, 1, size, 1)
+    tap = jnp.arange(size * size, dtype=where.dtype).reshape(1, 1, size, 1, size, 1)
     hit = where[:, :, None, :, None, :] == tap
     values = jnp.where(hit, g[:, :, None, :, None, :], jnp.zeros((), g.dtype))
     return (_scatter((g.shape[0], *like.shape[1:]), size, values),)
