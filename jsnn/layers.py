@@ -120,7 +120,8 @@ class Conv(Layer):
         self.weight, self.bias = _parameters(
             shape, kernel_size**2 * num_inputs, bias, init, rngs
         )
-        self.stride, self.padding = stride, padding
+        self.stride = stride
+        self.padding: conv.Padding = padding
 
     def forward(self, x: Array) -> Array:
         """`[N, H, W, I] -> [N, H', W', O]`."""
@@ -199,16 +200,18 @@ class BatchNorm(Layer):
         shape = (1,) * (x.ndim - 1) + (-1,)
         return x * gain.reshape(shape) + (self.offset[...] - mean * gain).reshape(shape)
 
-    def _train(self, state: BatchNormState, x: Array) -> tuple[BatchNormState, Array]:
+    def _train(
+        self, state: BatchNormState, x: Array, steps: int = 1
+    ) -> tuple[BatchNormState, Array]:
         axes = tuple(range(x.ndim - 1))
         mean = x.mean(axes)
         var = jnp.square(x - mean.reshape((1,) * len(axes) + (-1,))).mean(axes)
         count = x.size // x.shape[-1]
         unbiased = var * (count / max(count - 1, 1))
-        keep = 1 - self.momentum
+        keep = (1 - self.momentum) ** steps
         new = BatchNormState(
-            keep * state.mean + self.momentum * jax.lax.stop_gradient(mean),
-            keep * state.var + self.momentum * jax.lax.stop_gradient(unbiased),
+            keep * state.mean + (1 - keep) * jax.lax.stop_gradient(mean),
+            keep * state.var + (1 - keep) * jax.lax.stop_gradient(unbiased),
         )
         return new, self._normalise(x, mean, var)
 
@@ -217,7 +220,9 @@ class BatchNorm(Layer):
         if not train:
             return state, per_step(lambda x: self._normalise(x, *state), x)
         if isinstance(x, Constant):
-            state, y = self._train(state, x.value)
+            # Every step has the same statistics, so their K updates of the running ones are one.
+            steps = x.num_steps if self.statistics == "step" else 1
+            state, y = self._train(state, x.value, steps)
             return state, Constant(y, x.num_steps)
         if self.statistics == "step" and x.shape[0] > 1:
             return jax.lax.scan(self._train, state, x)
@@ -288,6 +293,10 @@ class Neurons(Layer):
         values = {name: jnp.asarray(v, jnp.float32) for name, v in fields.items()}
         for name in learn:
             if name in _DECAYS:
+                if isinstance(fields[name], int | float) and fields[name] in (0, 1):
+                    raise ValueError(
+                        f"`learn` names {name!r}, which must start strictly between 0 and 1 to be trained through a sigmoid, got {fields[name]}."
+                    )
                 values[name] = jax.scipy.special.logit(values[name])
         self.params = nnx.data(
             {n: (nnx.Param if n in learn else Fixed)(v) for n, v in values.items()}
