@@ -1,0 +1,53 @@
+"""Random changes of training images that leave their class alone, on the device, one draw an image."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+
+def random_affine(
+    key: Array,
+    images: Float[Array, "B H W C"],
+    *,
+    degrees: ArrayLike = 0.0,
+    shift: ArrayLike = 0.0,
+    scale: ArrayLike = 0.0,
+    shear: ArrayLike = 0.0,
+) -> Float[Array, "B H W C"]:
+    """Rotates, shears, scales and shifts each image by its own uniform draw, with bilinear interpolation and zeros outside.
+
+    Args:
+      key: decides the draws.
+      images: any range of values.
+      degrees: largest rotation, either way, about the centre.
+      shift: largest shift, in pixels, along each axis.
+      scale: largest change of size along each axis, as a fraction: 0.1 gives sizes from 0.9 to 1.1.
+      shear: largest slant: horizontal displacement per row, either way.
+    """
+    batch, height, width, _ = images.shape
+    draw = jax.random.uniform(key, (6, batch), minval=-1.0, maxval=1.0)
+    angle = draw[0] * jnp.deg2rad(degrees)
+    slant = draw[5] * shear
+    # From output to input pixels: shift back, turn back, then undo slant and scale.
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    inverse_y, inverse_x = 1 / (1 + draw[1] * scale), 1 / (1 + draw[2] * scale)
+    rows = jnp.arange(height, dtype=images.dtype) - (height - 1) / 2
+    cols = jnp.arange(width, dtype=images.dtype) - (width - 1) / 2
+
+    def one(image, cos, sin, inverse_y, inverse_x, slant, dy, dx):
+        y, x = jnp.meshgrid(rows - dy, cols - dx, indexing="ij")
+        y, x = cos * y + sin * x, cos * x - sin * y
+        x = (x - slant * y) * inverse_x + (width - 1) / 2
+        y = y * inverse_y + (height - 1) / 2
+        sample = jax.vmap(
+            lambda channel: jax.scipy.ndimage.map_coordinates(
+                channel, [y, x], order=1, mode="constant"
+            ),
+            in_axes=-1,
+            out_axes=-1,
+        )
+        return sample(image)
+
+    dy, dx = draw[3] * shift, draw[4] * shift
+    return jax.vmap(one)(images, cos, sin, inverse_y, inverse_x, slant, dy, dx)
