@@ -11,7 +11,7 @@ The width or slope of a curve may be a tracer, so that `vmap` can sweep it; no g
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 
+@runtime_checkable
 class SpikeFn(Protocol):
     """Maps `u = v - threshold` to spikes in {0, 1} of the same shape and dtype."""
 
