@@ -1,128 +1,109 @@
 """Checkpoints through Orbax: whole training states, written atomically, restored bit for bit.
 
-A checkpoint is a folder `step_00000123` that Orbax writes under another name and then renames, so a killed process leaves
-either a whole checkpoint or none. The newest two are kept: should the last be damaged, the one before it still serves.
+A checkpoint is a folder `step_00000123`, written under another name and then renamed, so a killed process leaves either a
+whole checkpoint or none. The newest two are kept: should the last be damaged, the one before it still serves.
+
+On disk a state is a flat dictionary of arrays by path (`model.params.layers.0.weight`), so that Orbax, or any reader of its
+format, opens it without the classes that the state is made of. `checksums.json` beside it holds the CRC-32 of every file.
 """
 
+import contextlib
+import json
+import logging
 import pathlib
+import re
 import shutil
 import warnings
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 _PREFIX = "step_"
+_UNFINISHED = ".part"  # Orbax appends an ending of its own to it
+_CHECKSUMS = "checksums.json"
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be written, or none can be read."""
 
 
-def _unwrap(tree: Any) -> Any:
-    """Typed PRNG keys as the plain integers that Orbax stores."""
-
-    def leaf(x):
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.random.key_data(x)
-        return x
-
-    return jax.tree.map(leaf, tree)
-
-
-def _rewrap(tree: Any, like: Any) -> Any:
-    def leaf(x, template):
-        if jax.dtypes.issubdtype(template.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(x, impl=jax.random.key_impl(template))
-        return x
-
-    return jax.tree.map(leaf, tree, like)
+def _path(folder: pathlib.Path, step: int) -> pathlib.Path:
+    return folder.absolute() / f"{_PREFIX}{step:08d}"
 
 
 def steps(folder: pathlib.Path) -> list[int]:
     """Steps of which a whole checkpoint exists, oldest first."""
-    found = folder.glob(f"{_PREFIX}*") if folder.is_dir() else ()
-    names = [p.name.removeprefix(_PREFIX) for p in found if p.is_dir()]
-    return sorted(int(name) for name in names if name.isdigit())
+    found = folder.iterdir() if folder.is_dir() else ()
+    names = [p.name for p in found if re.fullmatch(f"{_PREFIX}[0-9]{{8,}}", p.name)]
+    return sorted(int(name.removeprefix(_PREFIX)) for name in names)
 
 
 def save(folder: pathlib.Path, step: int, state: Any, *, keep: int = 2) -> None:
-    """Writes `state`, a pytree of arrays, as the checkpoint of `step`, then deletes all but the newest `keep`.
+    """Writes `state`, a pytree of JAX arrays, as the checkpoint of `step`, and keeps the newest `keep` including this one.
+
+    Checkpoints of later steps are deleted first: they were passed over when the run went back to an earlier one. So is
+    what a killed `save` left behind.
 
     Raises:
       CheckpointError: if the disk is full or not writable; earlier checkpoints are left as they were.
     """
     from orbax.checkpoint import v1 as ocp
 
-    path = folder.absolute() / f"{_PREFIX}{step:08d}"
+    path = _path(folder, step)
+    for later in steps(folder):
+        if later >= step:
+            _delete(_path(folder, later))
+    _remove_unfinished(folder)
+    part = path.with_name(path.name + _UNFINISHED)
     try:
-        plain = _unwrap(state)
-        crc = {"crc32": _checksum(plain)}
-        ocp.save(path, plain, overwrite=True, custom_metadata=crc)
-    except (OSError, ValueError) as error:
-        last = steps(folder)
+        _probe(part)
+        with _quiet():
+            ocp.save(str(part), _arrays(state))
+        (part / _CHECKSUMS).write_text(json.dumps(_checksums(part)))
+        part.rename(path)
+    except (OSError, ValueError, RuntimeError) as error:
+        _remove_unfinished(folder)
+        left = steps(folder)
+        last = f"that of step {left[-1]} is whole" if left else "there is none yet"
         raise CheckpointError(
             f"The checkpoint {path} could not be written ({error}). Free some space or make the folder writable, then run "
-            f"again with --resume; the last whole checkpoint is that of step {last[-1] if last else 'none'}."
+            f"again with --resume; of earlier checkpoints, {last}."
         ) from error
     for old in steps(folder)[:-keep]:
-        shutil.rmtree(folder / f"{_PREFIX}{old:08d}", ignore_errors=True)
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    """Leaves by path. Named tuples, dictionaries and Orbax's record of them give the same names."""
-
-    def name(entry):
-        key = getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", "")))
-        return str(key)
-
-    leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
-    return {".".join(map(name, path)): leaf for path, leaf in leaves}
-
-
-def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """What distinguishes the stored arrays from the wanted ones, in words; None if nothing."""
-    for name, leaf in wanted.items():
-        if name not in stored:
-            return f"it has no `{name}`"
-        if tuple(stored[name].shape) != tuple(leaf.shape):
-            return f"`{name}` has shape {tuple(stored[name].shape)} where {tuple(leaf.shape)} is needed"
-    extra = stored.keys() - wanted.keys()
-    return f"it also holds `{min(extra)}`" if extra else None
-
-
-def _checksum(tree: Any) -> int:
-    """CRC-32 over all leaves, to notice damage that leaves the files readable."""
-    crc = 0
-    for leaf in jax.tree.leaves(tree):
-        crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
-    return crc
+        _delete(_path(folder, old))
 
 
 def restore(folder: pathlib.Path, like: Any) -> Any | None:
-    """The newest checkpoint that can be read, as a tree like `like` (arrays or their shapes); None if there is none at all.
+    """The newest checkpoint that can be read, as a tree of arrays like `like`; None if there is none at all.
 
     A damaged checkpoint is passed over with a warning in favour of the one before it.
 
     Raises:
-      CheckpointError: if checkpoints exist but all are damaged, or the newest belongs to a model of other shapes.
+      CheckpointError: if checkpoints exist but all are damaged, or if one belongs to another model: an array is missing, is
+        there in excess, or has another shape or type.
     """
-    failures = []
+    failures: dict[str, Exception] = {}
     for step in reversed(steps(folder)):
-        path = folder.absolute() / f"{_PREFIX}{step:08d}"
+        path = _path(folder, step)
         try:
-            return _load(path, like)
+            state = _load(path, like)
         except CheckpointError:
             raise
-        except Exception as error:  # Orbax raises many kinds for damaged files.
-            failures.append(f"{path.name}: {type(error).__name__}: {str(error)[:200]}")
+        except Exception as error:  # Orbax raises many kinds.
+            failures[path.name] = error
+            continue
+        if failures:
             warnings.warn(
-                f"The checkpoint {path} is damaged and is passed over.", stacklevel=2
+                f"Damaged checkpoints are passed over in favour of {path}: {_describe(failures)}.",
+                stacklevel=2,
             )
+        return state
     if failures:
         raise CheckpointError(
-            f"No checkpoint in {folder} can be read ({'; '.join(failures)}). Delete the folder to start over."
+            f"No checkpoint in {folder} can be read ({_describe(failures)}). Delete the folder to start over."
         )
     return None
 
@@ -130,18 +111,110 @@ def restore(folder: pathlib.Path, like: Any) -> Any | None:
 def _load(path: pathlib.Path, like: Any) -> Any:
     from orbax.checkpoint import v1 as ocp
 
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    template = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-        jax.eval_shape(_unwrap, like),
-    )
-    metadata = ocp.metadata(path)
-    if problem := _difference(_named(metadata.metadata), _named(template)):
+    if json.loads((path / _CHECKSUMS).read_text()) != _checksums(path):
+        raise ValueError("its files do not match their checksums")
+    wanted = _arrays(like)
+    if problem := _difference(ocp.metadata(str(path)).metadata, wanted):
         raise CheckpointError(
             f"The checkpoint {path} belongs to another model: {problem}. Use the configuration it was written with, or "
             "another folder."
         )
-    state = ocp.load(path, template)
-    if _checksum(state) != (metadata.custom_metadata or {}).get("crc32"):
-        raise ValueError("its contents do not match their checksum")
-    return _rewrap(state, like)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    template = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
+        for name, x in wanted.items()
+    }
+    return _tree(ocp.load(str(path), template), like)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """`model.params.0.weight`: the same for the fields of a named tuple and the keys of a dictionary."""
+
+    def entry(key):
+        return getattr(key, "key", getattr(key, "idx", getattr(key, "name", "")))
+
+    return ".".join(str(entry(key)) for key in path)
+
+
+def _is_key(leaf: jax.Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _arrays(tree: Any) -> dict[str, jax.Array]:
+    """Leaves by path. Typed PRNG keys become the integers behind them; empty arrays, which Orbax refuses, are left out."""
+    return {
+        _name(path): jax.random.key_data(x) if _is_key(x) else x
+        for path, x in jax.tree.leaves_with_path(tree)
+        if x.size
+    }
+
+
+def _tree(arrays: dict[str, jax.Array], like: Any) -> Any:
+    """The inverse of `_arrays`."""
+
+    def leaf(path, template):
+        if not template.size:
+            return template
+        x = arrays[_name(path)]
+        if _is_key(template):
+            return jax.random.wrap_key_data(x, impl=jax.random.key_impl(template))
+        return x
+
+    return jax.tree.map_with_path(leaf, like)
+
+
+def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """What distinguishes the stored arrays from the wanted ones, in words; None if nothing."""
+    for name, leaf in wanted.items():
+        if name not in stored:
+            return f"it has no `{name}`"
+        there = f"{stored[name].dtype}{list(stored[name].shape)}"
+        here = f"{leaf.dtype}{list(leaf.shape)}"
+        if there != here:
+            return f"`{name}` is {there} where {here} is needed"
+    extra = stored.keys() - wanted.keys()
+    return f"it also holds `{min(extra)}`" if extra else None
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, int]:
+    """CRC-32 of every file. Orbax has none of its own over the arrays, and takes long and loud to fail on a damaged file."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _CHECKSUMS)
+    return {str(p.relative_to(folder)): zlib.crc32(p.read_bytes()) for p in files}
+
+
+def _describe(failures: dict[str, Exception]) -> str:
+    return "; ".join(
+        f"{name}: {type(error).__name__}: {str(error)[:200]}"
+        for name, error in failures.items()
+    )
+
+
+def _probe(path: pathlib.Path) -> None:
+    """Fails where no folder or file can be made: Orbax would then hold up the end of the process for five minutes."""
+    path.mkdir(parents=True)
+    (path / "probe").write_bytes(bytes(8192))
+    shutil.rmtree(path)
+
+
+def _delete(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    for path in folder.glob(f"{_PREFIX}*{_UNFINISHED}*"):
+        _delete(path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs the traceback of every failure, several times; the exception that arrives here says it once."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,262 @@
+"""Checkpoints: exact round trips, and what remains after damage, a full disk or a kill."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import Array
+
+from jsnn import checkpoint
+
+
+class State(NamedTuple):
+    params: dict
+    nested: tuple
+    moments: optax.OptState
+    empty: Array
+    key: Array
+    keys: Array
+    half: Array
+    step: Array
+    flags: Array
+    nothing: None
+
+
+def state(seed: int = 0) -> State:
+    """One of everything that a training state holds, or could."""
+    key = jax.random.key(seed)
+    params = {"layers": {0: {"weight": jax.random.normal(key, (5, 3))}, 1: {}}}
+    odd = jnp.asarray([jnp.nan, -jnp.inf, -0.0, 1e-42, 1 + seed])  # 1e-42: subnormal
+    return State(
+        params,
+        ((), odd),
+        optax.adam(1e-3).init(params),
+        jnp.zeros((0, 4)),
+        key,
+        jax.random.split(jax.random.key(seed, impl="rbg"), 3),
+        odd.astype(jnp.bfloat16),
+        jnp.int32(-7 - seed),
+        jnp.asarray([True, False]),
+        None,
+    )
+
+
+def bits(tree) -> list:
+    """Structure, types and bytes: equal only if everything is, NaN and the sign of zero included."""
+
+    def leaf(x):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return str(jax.random.key_impl(x)), bits(jax.random.key_data(x))
+        return str(x.dtype), x.shape, np.asarray(x).tobytes()
+
+    leaves, structure = jax.tree.flatten(tree)
+    return [structure, *map(leaf, leaves)]
+
+
+def newest(folder: pathlib.Path) -> pathlib.Path:
+    return max(folder.glob("step_*"))
+
+
+def test_round_trip_is_exact(tmp_path):
+    before = state()
+    checkpoint.save(tmp_path, 3, before)
+    after = checkpoint.restore(tmp_path, state(seed=1))
+    assert after is not None
+    assert bits(state(seed=1)) != bits(before)
+    assert bits(after) == bits(before)
+    draws = [jax.random.normal(s.keys[2]) for s in (before, after)]
+    assert draws[0] == draws[1]
+
+
+def test_a_restored_state_differs_from_its_template_in_values_alone(tmp_path):
+    """The compiled step must serve both: same types, and no weak ones among them."""
+    checkpoint.save(tmp_path, 0, state())
+    after = checkpoint.restore(tmp_path, state(seed=1))
+    assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state())
+
+
+def test_nothing_to_restore(tmp_path):
+    assert checkpoint.restore(tmp_path / "missing", state()) is None
+    (tmp_path / "step_12").mkdir()  # not a name this module gives
+    (tmp_path / "notes").write_text("hello")
+    assert checkpoint.steps(tmp_path) == []
+    assert checkpoint.restore(tmp_path, state()) is None
+
+
+def test_keeps_the_newest_two(tmp_path):
+    for step in (1, 5, 100_000_000):
+        checkpoint.save(tmp_path, step, state(seed=step))
+    assert checkpoint.steps(tmp_path) == [5, 100_000_000]
+    assert bits(checkpoint.restore(tmp_path, state())) == bits(state(100_000_000))
+
+
+def test_saving_an_earlier_step_drops_later_ones(tmp_path):
+    """A run that went back to step 1 because 2 and 3 were damaged must not lose 1 and 2 to them."""
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, state(seed=step), keep=3)
+    checkpoint.save(tmp_path, 2, state(seed=20))
+    assert checkpoint.steps(tmp_path) == [1, 2]
+    assert bits(checkpoint.restore(tmp_path, state())) == bits(state(20))
+
+
+def truncate(path: pathlib.Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: pathlib.Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damage_to_any_file_is_noticed(tmp_path):
+    whole = tmp_path / "whole"
+    checkpoint.save(whole, 1, state(seed=1))
+    checkpoint.save(whole, 2, state(seed=2))
+    files = [p.relative_to(whole) for p in newest(whole).rglob("*") if p.is_file()]
+    assert len(files) > 5
+    for number, file in enumerate(files):
+        for damage in (os.remove, truncate, flip):
+            if damage is not os.remove and not (whole / file).stat().st_size:
+                continue
+            folder = tmp_path / f"{damage.__name__}_{number}"
+            shutil.copytree(whole, folder)
+            damage(folder / file)
+            with pytest.warns(UserWarning, match="step_00000002") as caught:
+                found = checkpoint.restore(folder, state())
+            assert len(caught) == 1
+            assert bits(found) == bits(state(seed=1))
+
+
+@pytest.mark.parametrize("damage", ["foreign folder", "Orbax's alone", "a file"])
+def test_what_this_module_did_not_write_is_passed_over(tmp_path, damage):
+    checkpoint.save(tmp_path, 1, state(seed=1))
+    checkpoint.save(tmp_path, 2, state(seed=2))
+    path = newest(tmp_path)
+    if damage == "Orbax's alone":
+        (path / "checksums.json").unlink()
+    else:
+        shutil.rmtree(path)
+    if damage == "foreign folder":
+        path.mkdir()
+        (path / "weights.pt").write_bytes(b"torch")
+    elif damage == "a file":
+        path.write_text("not a folder")
+    with pytest.warns(UserWarning, match="step_00000002"):
+        found = checkpoint.restore(tmp_path, state())
+    assert bits(found) == bits(state(seed=1))
+    checkpoint.save(tmp_path, 2, state(seed=3))  # takes the damaged one's place
+    assert bits(checkpoint.restore(tmp_path, state())) == bits(state(seed=3))
+
+
+def test_orbax_alone_reads_a_checkpoint(tmp_path):
+    from orbax.checkpoint import v1 as ocp
+
+    checkpoint.save(tmp_path, 1, {"a": {"b": jnp.arange(3.0)}})
+    with pytest.warns(UserWarning, match="Sharding info"):
+        arrays = ocp.load(str(newest(tmp_path)))
+    np.testing.assert_array_equal(arrays["a.b"], np.arange(3.0))
+
+
+def test_all_damaged_is_one_clear_error(tmp_path):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, state())
+        shutil.rmtree(newest(tmp_path) / "state")
+    with pytest.raises(checkpoint.CheckpointError) as caught:
+        checkpoint.restore(tmp_path, state())
+    for word in (str(tmp_path), "step_00000001", "step_00000002", "Delete the folder"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (
+            lambda s: s._replace(
+                params={"layers": {0: {"weight": jnp.ones((5, 4))}, 1: {}}}
+            ),
+            r"`params.layers.0.weight` is float32\[5, 3\] where float32\[5, 4\]",
+        ),
+        (
+            lambda s: s._replace(half=s.half.astype(jnp.float16)),
+            "`half` is bfloat16.* where float16",
+        ),
+        (lambda s: s._replace(nothing=jnp.ones(2)), "it has no `nothing`"),
+        (lambda s: s._replace(step=None), "it also holds `step`"),
+        (lambda s: s._replace(moments=()), "it also holds `moments.0.count`"),
+    ],
+)
+def test_another_model_is_refused(tmp_path, other, words):
+    checkpoint.save(tmp_path, 1, state())
+    checkpoint.save(tmp_path, 2, state())
+    with pytest.raises(checkpoint.CheckpointError, match=words) as caught:
+        checkpoint.restore(tmp_path, other(state()))
+    assert "another model" in str(caught.value)
+    assert "step_00000002" in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", [".part", ".part.orbax-checkpoint-tmp"])
+def test_what_a_killed_save_left_is_ignored_and_cleaned(tmp_path, ending):
+    checkpoint.save(tmp_path, 1, state(seed=1))
+    shutil.copytree(newest(tmp_path), tmp_path / f"step_00000002{ending}")
+    assert checkpoint.steps(tmp_path) == [1]
+    assert bits(checkpoint.restore(tmp_path, state())) == bits(state(seed=1))
+    checkpoint.save(tmp_path, 2, state(seed=2))
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["step_00000001", "step_00000002"]
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(checkpoint.CheckpointError, match="could not be written"):
+        checkpoint.save(tmp_path / "file" / "checkpoints", 1, state())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB, where the test may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs the right to mount a tmpfs ({error})")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_full_disk_leaves_earlier_checkpoints(small_disk, capfd):
+    small = {"weight": jax.random.normal(jax.random.key(0), (1000,))}
+    checkpoint.save(small_disk, 1, small)
+    checkpoint.save(small_disk, 2, small)
+    before = sorted(p for p in small_disk.rglob("*"))
+    capfd.readouterr()
+    # Random bits do not compress: 4 MB stay 4 MB.
+    large = {"weight": jax.random.bits(jax.random.key(1), (1_000_000,))}
+    with pytest.raises(checkpoint.CheckpointError) as caught:
+        checkpoint.save(small_disk, 3, large)
+    for words in ("No space left", "Free some space", "step 2 is whole"):
+        assert words in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+    assert sorted(p for p in small_disk.rglob("*")) == before
+    assert bits(checkpoint.restore(small_disk, small)) == bits(small)
+    checkpoint.save(small_disk, 3, small)  # and there is room again
+    assert checkpoint.steps(small_disk) == [2, 3]
+
+
+def test_disk_without_a_byte_left(small_disk):
+    small = {"weight": jnp.ones(3)}
+    checkpoint.save(small_disk, 1, small)
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "filler").write_bytes(bytes(2_000_000))
+    with pytest.raises(checkpoint.CheckpointError, match="No space left"):
+        checkpoint.save(small_disk, 2, small)
+    assert bits(checkpoint.restore(small_disk, small)) == bits(small)
