@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from jsnn.eventprop.flow import LIFParams, aligned, check_params
 from jsnn.eventprop.grid import dense_cotangents
-from jsnn.eventprop.spikes import Drive, TimedSpikes
+from jsnn.eventprop.spikes import Drive, TimedSpikes, require_drive
 
 
 class _Static(NamedTuple):
@@ -50,10 +50,7 @@ def euler_lif(
     check_params(params)
     if dt <= 0:
         raise ValueError(f"`dt` must be a positive time, got {dt}.")
-    if not isinstance(drive, Drive):
-        raise TypeError(
-            f"`drive` must be a Drive, as `synapse` returns it; got {type(drive).__name__}."
-        )
+    require_drive(drive)
     params = jax.tree.map(lambda p: jnp.asarray(p, drive.mass.dtype), params)
     return TimedSpikes(_euler(_Static(dt, omit_tau_syn), params, drive))
 

@@ -46,7 +46,7 @@ class Flow(NamedTuple):
     kappa: Array
 
 
-def check_params(params: NamedTuple) -> None:
+def check_params(params: Any) -> None:
     """Refuses time constants that are no times and thresholds that a neuron at reset has passed already.
 
     Only Python numbers are looked at: traced ones have no value yet.

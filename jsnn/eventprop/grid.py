@@ -34,7 +34,7 @@ from jsnn.eventprop.flow import (
     flow,
 )
 from jsnn.eventprop.regularise import RatePenalty, rate_push
-from jsnn.eventprop.spikes import Drive, TimedSpikes
+from jsnn.eventprop.spikes import Drive, TimedSpikes, require_drive
 
 Slope = Literal["substep", "membrane", "threshold"]
 Reset = Literal["hard", "subtract"]
@@ -268,10 +268,7 @@ def lif(
     """
     check_params(params)
     scheme = make_scheme(dt, slope, reset, min_slope, unroll)
-    if not isinstance(drive, Drive):
-        raise TypeError(
-            f"`drive` must be a Drive, as `synapse` returns it; got {type(drive).__name__}."
-        )
+    require_drive(drive)
     state = rest_state(drive) if state is None else state
     params = jax.tree.map(lambda p: jnp.asarray(p, drive.mass.dtype), params)
     out: Any = _lif(scheme, params, state, drive, penalty)

@@ -19,7 +19,7 @@ from jsnn.eventprop.grid import (
     rest_state,
     time_cotangent,
 )
-from jsnn.eventprop.spikes import Drive
+from jsnn.eventprop.spikes import Drive, require_drive
 
 
 class _Residuals(NamedTuple):
@@ -55,10 +55,7 @@ def leaky_integrator(
     check_params(params)
     if dt <= 0:
         raise ValueError(f"`dt` must be a positive time, got {dt}.")
-    if not isinstance(drive, Drive):
-        raise TypeError(
-            f"`drive` must be a Drive, as `synapse` returns it; got {type(drive).__name__}."
-        )
+    require_drive(drive)
     state = rest_state(drive) if state is None else state
     params = jax.tree.map(lambda p: jnp.asarray(p, drive.mass.dtype), params)
     return _integrate((dt, unroll), params, state, drive)

@@ -28,7 +28,7 @@ from jsnn.eventprop.grid import (
     time_cotangent,
 )
 from jsnn.eventprop.regularise import RatePenalty, rate_push
-from jsnn.eventprop.spikes import Drive, TimedSpikes
+from jsnn.eventprop.spikes import Drive, TimedSpikes, require_drive
 from jsnn.eventprop.synapse import Linear, dense
 
 
@@ -93,6 +93,7 @@ def recurrent_lif(
       The state after the last step, and the spikes `[T, B, *N]`.
     """
     check_params(params)
+    require_drive(drive)
     scheme = make_scheme(dt, slope, reset, min_slope, unroll)
     if delay_steps < 1:
         raise ValueError(

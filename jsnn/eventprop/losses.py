@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jsnn.eventprop.spikes import TimedSpikes
 
@@ -53,7 +53,9 @@ def first_spike_times(
     return jnp.where(first < num_steps, time, silent) + gate
 
 
-def _of_label(x: Float[Array, "B C"], labels: Int[Array, "B"]) -> Float[Array, "B"]:
+def _of_label(
+    x: Shaped[Array, "B C"], labels: Int[Array, "B"]
+) -> Shaped[Array, "B"]:
     return jnp.take_along_axis(x, labels[:, None], axis=1)[:, 0]
 
 

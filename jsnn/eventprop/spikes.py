@@ -84,6 +84,14 @@ class Drive(NamedTuple):
         return Drive(self.mass + other.mass, self.time + other.time)
 
 
+def require_drive(drive: Any) -> None:
+    """Refuses a bare array, whose gradient would mean something else."""
+    if not isinstance(drive, Drive):
+        raise TypeError(
+            f"`drive` must be a Drive, as `synapse` returns it; got {type(drive).__name__}."
+        )
+
+
 def from_times(
     times: Float[Array, "B *N"], *, num_steps: int, dt: float
 ) -> TimedSpikes:
