@@ -181,7 +181,7 @@ class BatchNorm(Layer):
             raise ValueError(
                 f"`statistics` must be 'step' or 'block', got {statistics!r}."
             )
-        self.scale = nnx.Param(jnp.full(num_features, initial_scale))
+        self.scale = nnx.Param(jnp.full(num_features, initial_scale, jnp.float32))
         self.offset = nnx.Param(jnp.zeros(num_features))
         self.mean = nnx.BatchStat(jnp.zeros(num_features))
         self.var = nnx.BatchStat(jnp.ones(num_features))

@@ -1,7 +1,7 @@
 """Training as pure functions: whole stretches of steps in one jitted program over data that lies on the device.
 
 `trainer` takes what is specific to a model (a `Task`) and an Optax optimiser and returns pure functions to `jit` and `vmap`:
-a sweep over seeds is `vmap(trainer.init)` and `vmap(trainer.run)`. Nothing here prints, writes or reads a clock; `jsnn.runs`
+a sweep over seeds is `vmap(trainer.init)` and `vmap(trainer.run)`. Nothing here prints, writes or reads a clock; `jsnn.driver`
 drives these functions through a run folder with progress, metrics and checkpoints.
 
 Axes: N images of a data set, B batch, C classes, S steps of a stretch.
@@ -102,20 +102,28 @@ def trainer(
       eval_batch_size: samples evaluated at a time; `batch_size` if None.
 
     Raises:
-      ValueError: if `batch_size` is not between 1 and `num_train`.
+      ValueError: if `batch_size` is not between 1 and `num_train`, or `eval_batch_size` is not positive.
     """
     if not 1 <= batch_size <= num_train:
         raise ValueError(
             f"`batch_size` must lie between 1 and the {num_train} training samples, got {batch_size}."
+        )
+    if eval_batch_size is None:
+        eval_batch_size = batch_size
+    if eval_batch_size < 1:
+        raise ValueError(
+            f"`eval_batch_size` must be at least 1, got {eval_batch_size}."
         )
     steps_per_epoch = num_train // batch_size
 
     def init(key: Array) -> TrainState:
         key_init, key_run = jax.random.split(key)
         model = task.init(key_init)
-        return TrainState(
+        state = TrainState(
             model, optimizer.init(model.params), key_run, jnp.zeros((), jnp.int32)
         )
+        # Weak types would turn strong over the first steps, and each change would compile `run` anew.
+        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
     def step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Any]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
@@ -152,7 +160,7 @@ def trainer(
 
     def evaluate(model, images, labels):
         count = images.shape[0]
-        size = min(eval_batch_size or batch_size, count)
+        size = min(eval_batch_size, count)
         # The last batch is filled up with copies of the last sample, whose results are cut off again.
         index = jnp.minimum(jnp.arange(-(-count // size) * size), count - 1)
         results = jax.lax.map(
