@@ -301,12 +301,14 @@ class Neurons(Layer):
         self.params = nnx.data(
             {n: (nnx.Param if n in learn else Fixed)(v) for n, v in values.items()}
         )
-        self.recurrent = None
+        weight = None
         if recurrent is not None:
             if rngs is None:
                 raise ValueError("`rngs` is needed to draw recurrent weights.")
-            weight = _uniform(rngs.params(), (recurrent, recurrent), recurrent)
-            self.recurrent = nnx.Param(weight)
+            weight = nnx.Param(
+                _uniform(rngs.params(), (recurrent, recurrent), recurrent)
+            )
+        self.recurrent = weight
 
     def model(self) -> tuple[neurons.Neuron, Any]:
         """The pure neuron and the parameters it has now."""
