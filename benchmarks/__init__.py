@@ -1,0 +1,1 @@
+"""What is fast, how fast, and against what: `python -m benchmarks.NAME`. See README.md beside this file."""

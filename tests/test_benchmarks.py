@@ -1,0 +1,246 @@
+"""The benchmarks run, count what they say they count, and refuse to compare different work. Speeds are not asserted."""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import types
+
+import jax
+import pytest
+
+from benchmarks import (
+    against_peers,
+    convolution,
+    csnn,
+    memory,
+    neurons,
+    processes,
+    rows,
+    timing,
+    workload,
+)
+from benchmarks.timing import Sample
+
+_FAKE = """
+import sys, time
+sys.path.insert(0, {folder!r})
+from serve import serve
+
+def build():
+    print("a library that talks")
+    {body}
+    def step():
+        block = bytearray({size})
+        time.sleep(0.05)
+        return float(len(block))
+    return step, {{"compile_seconds": 0.0}}
+
+serve(build)
+"""
+_SIZE = 64_000_000
+
+
+def fake(body: str = "pass", size: int = _SIZE) -> list[str]:
+    folder = str(pathlib.Path(processes.__file__).parent / "peers")
+    return [sys.executable, "-c", _FAKE.format(folder=folder, body=body, size=size)]
+
+
+def test_worker_reports_time_and_peak_memory_of_a_step():
+    with processes.Worker("fake", fake()) as worker:
+        assert worker.facts["check"] == _SIZE
+        sample = worker()
+    assert sample.wall >= 0.05  # the step sleeps so long
+    assert sample.cpu < sample.wall  # and sleeping takes no processor
+    # A bytearray is zeroed, so its pages are held; the kernel counts them in batches, up to some hundred pages late.
+    assert 0.95 * _SIZE < worker.peak_bytes < 1.2 * _SIZE
+
+
+def test_worker_forgets_memory_from_before_the_first_step():
+    body = f"bytearray({4 * _SIZE})"  # a compiler's, say: taken and given back
+    with processes.Worker("fake", fake(body)) as worker:
+        worker()
+    assert worker.peak_bytes < 1.2 * _SIZE
+
+
+def test_worker_says_what_is_missing_and_why_it_died():
+    with pytest.raises(processes.Missing, match="no_such_library"):
+        processes.Worker("fake", fake("import no_such_library"))
+    with pytest.raises(processes.WorkerError, match=r"(?s)code 3.*the reason"):
+        processes.Worker(
+            "fake", fake("sys.stderr.write('the reason'); sys.exit(3)", size=0)
+        )
+    with pytest.raises(processes.WorkerError, match="cannot be run"):
+        processes.Worker("fake", ["/no/such/python"])
+
+
+def test_interleaving_rotates_and_summarises():
+    order = []
+
+    def call(name, seconds):
+        def run():
+            order.append(name)
+            return Sample(seconds.pop(0), 1.0)
+
+        return run
+
+    calls = {"a": call("a", [3.0, 1.0, 2.0]), "b": call("b", [9.0, 9.0, 9.0])}
+    samples = timing.interleave(calls, 3)
+    assert "".join(order) == "abbaab"
+    found = timing.summary(samples["a"])
+    assert (found["seconds_min"], found["seconds_median"]) == (1.0, 2.0)
+    assert found["repeats"] == 3
+    with pytest.raises(ValueError, match="`repeats`"):
+        timing.interleave(calls, 0)
+
+
+def test_rows_are_appended_with_their_context(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
+    row = rows.context("some") | {"seconds_min": 0.5}
+    rows.save([row], "some")
+    rows.save([row, row], "some")
+    lines = (tmp_path / "results/some.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [row] * 3
+    assert {"date", "commit", "device", "versions", "load"} <= row.keys()
+    assert rows.table([row], ["seconds_min", "absent"]).split() == [
+        *("seconds_min", "absent", "0.5")
+    ]
+
+
+def test_arithmetic_of_a_training_step():
+    # The products of one forward step are 2 * (9*32*64*14*14 + 3136*512 + 512*10) = 10.4 MFLOP a sample; the first convolution
+    # adds 0.45 once. Forward and two gradients for 128 samples and 100 steps: 401 GFLOP.
+    assert math.isclose(workload.training_gflop(100, 128), 401, rel_tol=5e-3)
+
+
+def test_csnn_measures_a_training_step():
+    (row,) = csnn.main(
+        csnn.Config(timesteps=(2,), batch_size=2, modes=("train",), repeats=2)
+    )
+    assert row["repeats"] == 2
+    assert 0 < row["seconds_min"] <= row["seconds_median"]
+    assert row["compile_seconds"] > 0
+    # The plan must hold the gradient of 1.6 million weights in float32; batch and steps are too few to add much.
+    assert 6.4e6 < row["temp_gb"] * 1e9 < 6.4e7
+    # Layers that fire: a silent output has a loss of ln 10 exactly.
+    assert abs(row["check"] - math.log(10)) > 1e-3
+
+
+def test_csnn_infers_a_class_for_every_image():
+    net = workload.reference(3, 4)
+    found = jax.eval_shape(net.infer, net.params, net.images)
+    assert found.shape == (4,)
+    assert net.arrays["conv2.weight"].shape == (3, 3, 32, 64)
+    assert net.arrays["dense2.weight"].shape == (512, 10)
+
+
+def test_memory_compares_with_the_unblocked_case(monkeypatch):
+    started = []
+
+    class Stub:
+        def __init__(self, name, work):
+            remat = work.get("remat", False)
+            started.append((name, work.get("block_size"), remat))
+            self.peak_bytes = 100 if remat else 1000
+            self.facts = {"compile_seconds": 1.0, "check": 0.0, "temp_bytes": 10}
+
+        def __call__(self):
+            return Sample(1.3, 1.0) if self.peak_bytes == 100 else Sample(1.0, 1.0)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(processes, "csnn_worker", Stub)
+    plain, blocked = memory.main(memory.Config(block_sizes=(25,)))
+    assert started == [("unblocked", None, False), ("blocks of 25", 25, True)]
+    assert plain["peak_ratio"] == plain["time_ratio"] == 1
+    assert math.isclose(blocked["peak_ratio"], 0.1)
+    assert math.isclose(blocked["time_ratio"], 1.3)
+
+
+def test_neurons_agree_with_the_plain_scan():
+    found = neurons.main(
+        neurons.Config(
+            neurons=(8,),
+            batch_size=2,
+            timesteps=(5,),
+            block_sizes=(),
+            repeats=1,
+            min_seconds=1e-4,
+        )
+    )
+    assert len(found) == 2 * 2
+    assert all(
+        row["ratio"] == 1 for row in found if row["variant"] == neurons.YARDSTICK
+    )
+    with pytest.raises(RuntimeError, match="other differs"):
+        neurons._check("other", neurons.np.ones(3), neurons.np.zeros(3))
+
+
+def test_convolution_runs_inside_and_outside_a_scan(monkeypatch):
+    some = {"weight gradient": convolution.OPERATIONS["weight gradient"]}
+    monkeypatch.setattr(convolution, "OPERATIONS", some)
+    cfg = convolution.Config(
+        shapes=((2, 5, 1, 3),), scan_steps=2, repeats=1, min_seconds=1e-4, matrix=16
+    )
+    found = convolution.main(cfg)
+    assert len(found) == 1 + 2 * 2
+    # Operations of one convolution times the scan's two steps.
+    row = found[-1]
+    assert row["inside_scan"]
+    gflop = row["gflop_per_second"] * row["seconds_median"]
+    assert math.isclose(gflop, 2e-9 * 2 * 2 * 25 * 9 * 3)
+
+
+def test_peers_that_are_missing_are_left_out(monkeypatch, capsys):
+    facts = {"compile_seconds": 0.0, "backend": "cpu", "versions": {}}
+    own = fake()
+    own[-1] = own[-1].replace('{"compile_seconds": 0.0}', repr(facts))
+    monkeypatch.setattr(
+        processes, "csnn_worker", lambda name, work: processes.Worker(name, own)
+    )
+    no_arrays = types.SimpleNamespace(arrays={})
+    monkeypatch.setattr(workload, "reference", lambda *_: no_arrays)
+    cfg = against_peers.Config(("snntorch",), timesteps=(2,), batch_size=2, rounds=1)
+    found = against_peers.main(cfg)
+    if len(found) > 1:
+        pytest.skip("snnTorch is installed here")
+    assert found[0]["library"] == "jsnn"
+    assert found[0]["ratio_min"] == 1
+    assert "Left out, not installed: snntorch" in capsys.readouterr().out
+
+
+def test_peers_that_do_other_work_are_refused():
+    found = [
+        {"library": "jsnn", "loss": 2.0},
+        {"library": "spikingjelly-single", "loss": 2.5},
+        {"library": "snntorch", "loss": 2.0004},
+    ]
+    against_peers.check_losses(found)
+    found[-1]["loss"] = 2.1
+    with pytest.raises(RuntimeError, match="same work"):
+        against_peers.check_losses(found)
+
+
+@pytest.mark.skipif(
+    "JSNN_PEER_PYTHON" not in os.environ,
+    reason="set JSNN_PEER_PYTHON to a Python that has snntorch and spikingjelly",
+)
+def test_peers_agree_on_the_loss():
+    cfg = against_peers.Config(
+        peer_python=pathlib.Path(os.environ["JSNN_PEER_PYTHON"]),
+        timesteps=(3,),
+        batch_size=4,
+        hoisted=True,
+        rounds=1,
+    )
+    found = {row["library"]: row for row in against_peers.main(cfg)}
+    assert set(found) == {"jsnn", *against_peers.variants(cfg)}
+    # The four ways through SpikingJelly are one computation, the two through snnTorch another.
+    jelly = [row["loss"] for name, row in found.items() if "jelly" in name]
+    assert max(jelly) - min(jelly) < 1e-3
+    assert abs(jelly[0] - found["jsnn"]["loss"]) > 1e-3
