@@ -22,6 +22,7 @@ from experiments import cli
 from jsnn import (
     augment,
     data,
+    driver,
     layers,
     losses,
     metrics,
@@ -225,13 +226,13 @@ def main(cfg: Config) -> dict[str, Any]:
         resume=cfg.resume,
         tensorboard=cfg.tensorboard,
     )
-    result = runs.drive(
+    result = driver.drive(
         run,
         trainer,
         jax.random.key(cfg.seed),
         dataset.train,
         dataset.validation or dataset.test,
-        runs.Schedule(
+        driver.Schedule(
             cfg.epochs, cfg.log_every, cfg.eval_every, cfg.checkpoint_seconds
         ),
         batch_size=cfg.batch_size,
