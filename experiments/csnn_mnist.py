@@ -14,12 +14,14 @@ import pathlib
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
 from experiments import cli
 from jsnn import (
+    activity,
     augment,
     data,
     driver,
@@ -200,10 +202,33 @@ def make_trainer(
     """Pure functions for this configuration, to `jit` or to `vmap` over keys, and the network's static part."""
     cfg = cfg.resolved()
     task, graphdef = make_task(cfg, image_shape, num_classes)
-    optimizer = make_optimizer(cfg, cfg.epochs * (num_train // cfg.batch_size))
+    # At least one step for the schedule: `trainer` explains a batch that is larger than the training set.
+    num_steps = max(1, cfg.epochs * (num_train // cfg.batch_size))
+    optimizer = make_optimizer(cfg, num_steps)
     return training.trainer(
         task, optimizer, num_train=num_train, batch_size=cfg.batch_size
     ), graphdef
+
+
+def _spending(graphdef, model, images, num_steps: int) -> dict[str, float]:
+    """Firing rate, synaptic operations and energy a sample over 64 test images; warns of silent and saturated layers."""
+
+    @jax.jit
+    def look(model, images):
+        x = Constant(training.unit_interval(images), num_steps)
+        activities = activity.record(graphdef, model, x)
+        operations = activity.synaptic_operations(graphdef, model, x)
+        firing = [activity.firing(a) for a in activities if a.spikes is not None]
+        return activities, operations, activity.energy(operations), firing
+
+    activities, operations, joules, firing = look(model, jnp.asarray(images[:64]))
+    activity.check(activities, activity.neuron_names(graphdef, model))
+    return {
+        "firing_rate": float(np.mean([f.rate for f in firing])),
+        "synaptic_operations": float(sum(o.accumulates.mean() for o in operations)),
+        "energy_joules": float(joules.spiking.mean()),
+        "energy_joules_conventional": float(joules.conventional),
+    }
 
 
 def main(cfg: Config) -> dict[str, Any]:
@@ -254,6 +279,9 @@ def main(cfg: Config) -> dict[str, Any]:
         num_steps=cfg.timesteps,
         class_names=dataset.class_names,
     )
+    spending = _spending(
+        graphdef, result.state.model, dataset.test.images, cfg.timesteps
+    )
     quality = metrics.classification_report(
         prediction, dataset.test.labels, dataset.num_classes
     )
@@ -269,6 +297,7 @@ def main(cfg: Config) -> dict[str, Any]:
             "test_loss": float(np.mean(evaluation.loss)),
             "macro_f1": quality["macro_f1"],
             "roc_auc": auc,
+            **spending,
             "wall_seconds": result.seconds,
             "samples_per_second": result.samples_per_second,
         }

@@ -1,0 +1,60 @@
+"""Random affine changes against scipy's, and where they must do nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.ndimage
+
+from jsnn import augment
+
+
+def test_no_range_is_no_change(key):
+    images = jax.random.uniform(key, (3, 9, 12, 2))
+    np.testing.assert_allclose(augment.random_affine(key, images), images, atol=1e-6)
+
+
+def test_shifts_move_the_image_by_their_draw(key):
+    """A smooth bump stays a bump: its centre of mass moves by at most the range, differently for each image."""
+    y, x = np.mgrid[:28, :28]
+    bump = np.exp(-((y - 13.5) ** 2 + (x - 13.5) ** 2) / 8)[None, :, :, None]
+    images = jnp.asarray(np.repeat(bump, 50, 0), jnp.float32)
+    moved = np.asarray(augment.random_affine(key, images, shift=3.0))[..., 0]
+    centres = np.array([scipy.ndimage.center_of_mass(m) for m in moved]) - 13.5
+    assert np.abs(centres).max() < 3.01
+    assert np.abs(centres).max(0).min() > 2.0  # both axes use their range
+    assert len(np.unique(centres.round(4), axis=0)) == 50
+
+
+def test_a_turn_equals_scipys(key):
+    """One image, rotation alone: the angle is recovered by trying all of them with scipy's own bilinear rotation."""
+    y, x = np.mgrid[:28, :28]
+    image = np.exp(-(((y - 13.5) / 9) ** 2 + ((x - 13.5) / 2) ** 2)).astype(np.float32)
+    turned = augment.random_affine(
+        key, jnp.asarray(image)[None, :, :, None], degrees=20.0
+    )
+    angles = np.linspace(-20, 20, 401)
+    errors = [
+        np.abs(
+            scipy.ndimage.rotate(image, a, reshape=False, order=1) - turned[0, ..., 0]
+        ).max()
+        for a in angles
+    ]
+    assert (
+        min(errors) < 0.01
+    )  # 0.05 degrees apart at most, on an image of slope 0.4 a pixel
+    assert abs(angles[int(np.argmin(errors))]) > 0.5
+
+
+def test_each_seed_its_own_draw_under_vmap(key):
+    images = jax.random.uniform(key, (2, 8, 8, 1))
+    keys = jax.random.split(key, 3)
+
+    def change(k):
+        return augment.random_affine(
+            k, images, degrees=10.0, shift=1.0, scale=0.1, shear=0.1
+        )
+
+    together = jax.jit(jax.vmap(change))(keys)
+    for one, k in zip(together, keys, strict=True):
+        np.testing.assert_allclose(one, change(k), atol=1e-5)
+    assert not np.allclose(together[0], together[1])
