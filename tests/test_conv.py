@@ -46,7 +46,6 @@ GEOMETRIES = {
     "stride_beyond_kernel": ((2, 8, 7, 4), (2, 2), 2, 3, "valid"),
     "pointwise_with_stride": ((2, 6, 5, 2), (1, 1), 3, 2, "same"),
     "valid": ((3, 6, 8, 2), (3, 5), 1, 1, "valid"),
-    "padded": ((2, 5, 6, 2), (3, 3), 3, 1, 2),
     "padded_with_stride": ((2, 6, 7, 2), (3, 5), 2, 2, 4),
     "kernel_of_the_image": ((2, 3, 3, 8), (3, 3), 2, 1, 0),
 }

@@ -35,7 +35,7 @@ def lif(**kwargs):
     ],
 )
 def test_initial_weights(make, fan_in):
-    """Uniform in +-1/sqrt(fan-in) as in PyTorch; Kaiming normal with variance 2/fan-in and no bias."""
+    """Uniform in +-1/sqrt(fan-in) as in PyTorch, the bias too."""
     layer = make(rngs=nnx.Rngs(0))
     for values in (layer.weight[...], layer.bias[...]):
         v = np.asarray(values, np.float64) * math.sqrt(fan_in)
@@ -45,12 +45,16 @@ def test_initial_weights(make, fan_in):
         assert abs(v.mean()) < 0.045
         assert abs(v.var() - 1 / 3) < 0.025
     assert not np.array_equal(layer.weight[...].reshape(-1)[:3000], layer.bias[...])
-    layer = make(init="kaiming", rngs=nnx.Rngs(0))
-    v = np.asarray(layer.weight[...], np.float64) * math.sqrt(fan_in / 2)
-    assert abs(v.var() - 1) < 0.01
-    assert abs((v**4).mean() - 3) < 0.05  # a normal's kurtosis
-    assert not layer.bias[...].any()
     assert make(bias=False, rngs=nnx.Rngs(0)).bias is None
+
+
+def test_kaiming_weights():
+    """Normal with variance 2/fan-in, and no bias."""
+    layer = layers.Conv(20, 3000, 3, init="kaiming", rngs=nnx.Rngs(0))
+    v = np.asarray(layer.weight[...], np.float64) * math.sqrt(180 / 2)
+    assert abs(v.var() - 1) < 0.01  # 540,000 values: a standard error of 0.002
+    assert abs((v**4).mean() - 3) < 0.07  # a normal's kurtosis, standard error 0.013
+    assert not layer.bias[...].any()
 
 
 def test_csnn_has_the_reference_number_of_parameters():
@@ -60,12 +64,26 @@ def test_csnn_has_the_reference_number_of_parameters():
 
 
 def test_csnn_equals_its_layers_written_out():
-    """Step by step with XLA's convolution and pooling, pooling before the neuron, from the same parameters."""
-    T, threshold = 4, 0.3
-    neuron = lif(threshold=threshold)
-    model = csnn((8, 8, 1), 3, neuron=neuron, rngs=nnx.Rngs(0))
-    graphdef, split = layers.split(model)
-    image = 3 * np.abs(normal(2, 8, 8, 1))
+    """Step by step with XLA's convolution and pooling, from the same parameters.
+
+    All numbers are multiples of powers of two, so that no sum is rounded and every spike must agree.
+    """
+    T, threshold = 4, 0.75
+    neuron = neurons.lif(beta=0.5, threshold=threshold)
+    graphdef, shapes = layers.split(
+        nnx.eval_shape(lambda: csnn((8, 8, 1), 10, neuron=neuron, rngs=nnx.Rngs(0)))
+    )
+
+    def fill(
+        path, p
+    ):  # NumPy's numbers: the initialisers would take seconds to compile
+        if path[-1].key in neuron.params._fields:
+            return np.float32(getattr(neuron.params, path[-1].key))
+        scale = 1 / math.sqrt(math.prod(p.shape[:-1]) * p.ndim)
+        return np.round(64 * scale * normal(*p.shape, seed=p.size)) / 64
+
+    split = jax.tree.map_with_path(fill, shapes)
+    image = np.round(4 * np.abs(normal(2, 8, 8, 1))) / 4
 
     def pooled(x, conv):
         y = lax.conv_general_dilated(
@@ -89,22 +107,21 @@ def test_csnn_equals_its_layers_written_out():
     def step(v, y):
         after = []
         for u, (stage, p) in zip(v, stages, strict=True):
-            u = 0.6 * u + stage(y, p)
+            u = 0.5 * u + stage(y, p)
             y = (u > threshold).astype(jnp.float32)
             after.append(u - threshold * y)
         return after, y
 
-    v, want = (
-        [np.zeros(s, "f") for s in [(2, 4, 4, 32), (2, 2, 2, 64), (2, 512), (2, 3)]],
-        [],
-    )
+    sizes = [(2, 4, 4, 32), (2, 2, 2, 64), (2, 512), (2, 10)]
+    v, want = [np.zeros(size, np.float32) for size in sizes], []
     for _ in range(T):
         v, y = step(v, image)
         want.append(y)
     want = np.stack(want)
-    got = jax.jit(lambda x: layers.apply(graphdef, split, Constant(x, T))[0])(image)
+    run = jax.jit(lambda split, x: layers.apply(graphdef, split, Constant(x, T))[0])
+    got = run(split, image)
     assert 0.05 < want.mean() < 0.95
-    assert np.any(want[0] != want[-1])
+    assert len(np.unique(want, axis=0)) > 2  # neither silent nor stuck
     np.testing.assert_array_equal(got, want)
 
 
@@ -222,6 +239,8 @@ def test_dropout(key):
     np.testing.assert_array_equal(constant.value, y[0])
     other = layer.init_state(shape, key=jax.random.split(key)[0], train=True)
     assert np.any(mask != other)
+    one, two = layers.Sequence(layer, layer).init_state(shape, key=key, train=True)
+    assert np.any(one != two)
     assert layer((), x) == ((), x)
     assert layers.Dropout(0.0)((), x, train=True) == ((), x)
 
@@ -282,52 +301,47 @@ def test_recurrent_layer_equals_a_loop():
     assert np.any(y != alone)
 
 
-def network(outer, inner, remat, seed=0):
-    """Two neuron layers inside, one outside, of three kinds."""
-    rngs = nnx.Rngs(seed)
+def network(outer, inner, remat):
+    """Three kinds of neurons, two of them in a sequence of its own. All weights have one shape: drawing each takes a compilation."""
+    rngs = nnx.Rngs(5)
     return layers.Sequence(
-        layers.Dense(4, 6, rngs=rngs),
-        layers.Neurons(lif(), learn=("beta",)),
+        layers.Dense(4, 4, rngs=rngs),
+        layers.Neurons(lif(threshold=0.5), learn=("beta",)),
         layers.Sequence(
-            layers.Dense(6, 5, init="kaiming", rngs=rngs),
-            layers.Neurons(neurons.adaptive_lif(), recurrent=5, rngs=rngs),
-            layers.Dense(5, 5, init="kaiming", rngs=rngs),
+            layers.Dense(4, 4, rngs=rngs),
+            layers.Neurons(neurons.adaptive_lif(threshold=0.5), recurrent=4, rngs=rngs),
+            layers.Neurons(neurons.leaky_integrator()),
             block_size=inner,
         ),
-        layers.Neurons(neurons.leaky_integrator()),
         block_size=outer,
         remat=remat,
     )
 
 
-def output_and_gradients(model, constant):
+def output_and_gradients(model):
     graphdef, split = layers.split(model)
-    x = 2 * np.abs(normal(7, 3, 4))
 
     @jax.jit
     def run(params, x):
         y, vjp = jax.vjp(
-            lambda params, x: layers.apply(
-                graphdef,
-                split._replace(params=params),
-                Constant(x, 7) if constant else x,
-            )[0],
+            lambda params: layers.apply(graphdef, split._replace(params=params), x)[0],
             params,
-            x,
         )
         return y, vjp(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 
-    return run(split.params, x[0] if constant else x)
+    return functools.partial(run, split.params)
 
 
-@pytest.mark.parametrize("constant", [False, True])
-def test_schedules_change_neither_output_nor_gradients(constant):
-    """Block sizes of both levels, larger than what is handed on too, and rematerialisation."""
-    want = output_and_gradients(network(None, None, False), constant)
-    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(want))
-    for schedule in [(1, None, False), (3, 2, True), (None, 4, True)]:
-        got = output_and_gradients(network(*schedule), constant)
-        jax.tree.map(close, got, want)
+def test_schedules_change_neither_output_nor_gradients():
+    """Block sizes of both levels, one larger than what it is handed, rematerialisation, and a constant input."""
+    plain = output_and_gradients(network(None, None, False))
+    x = 3 * np.abs(normal(7, 3, 4))
+    want = plain(x)
+    assert all(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(want))
+    jax.tree.map(close, output_and_gradients(network(3, 2, True))(x), want)
+    want = plain(np.broadcast_to(x[0], x.shape))
+    cut = output_and_gradients(network(2, 5, False))
+    jax.tree.map(close, cut(Constant(jnp.asarray(x[0]), 7)), want)
 
 
 calls = []
@@ -376,48 +390,45 @@ def test_stateless_sequence_keeps_a_constant():
 def test_split_and_merge_give_the_model_back():
     model = network(2, None, False)
     graphdef, split = layers.split(model)
-    x = jnp.asarray(2 * np.abs(normal(5, 3, 4)))
-    run = jax.jit(lambda split: layers.apply(graphdef, split, x)[0])
-    _, want = model(model.init_state((3, 4)), x)
-    close(run(split), want)
-    assert want.any()
+    x = 3 * np.abs(normal(5, 3, 4))
+    run = jax.jit(lambda split, x: layers.apply(graphdef, split, x)[0])
+    want = jax.jit(lambda x: model(model.init_state((3, 4)), x)[1])(x)
+    np.testing.assert_array_equal(run(split, x), want)
     doubled = split._replace(params=jax.tree.map(lambda p: 2 * p, split.params))
-    assert not np.array_equal(run(doubled), want)
+    assert not np.array_equal(run(doubled, x), want)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(split))
-    assert len(list(model.flat())) == 6
+    names = [type(layer).__name__ for layer in model.flat()]
+    assert names == ["Dense", "Neurons", "Dense", "Neurons", "Neurons"]
 
 
 def test_vmap_over_seeds_equals_a_loop():
-    """Initialisation, dropout, batch norm, convolution and neurons in training."""
-    x = Constant(jnp.asarray(np.abs(normal(3, 4, 4, 1))), 3)
+    """Initialisation, batch norm and neurons in training, with gradients."""
+    x = Constant(jnp.asarray(3 * np.abs(normal(3, 4))), 3)
 
     def train(key):
-        init, dropout = jax.random.split(key)
-        rngs = nnx.Rngs(init)
         model = layers.Sequence(
-            layers.Conv(1, 4, rngs=rngs),
+            layers.Dense(4, 4, bias=False, rngs=nnx.Rngs(key)),
             layers.BatchNorm(4),
-            layers.Neurons(lif()),
-            layers.Dropout(0.2),
-            layers.Dense(64, 3, init="kaiming", rngs=rngs),
+            layers.Neurons(lif(threshold=0.5)),
         )
         graphdef, split = layers.split(model)
 
-        def loss(params):
-            split_ = split._replace(params=params)
-            y, rest = layers.apply(graphdef, split_, x, key=dropout, train=True)
-            return jnp.square(y).mean(), rest
+        def count(params):
+            model = split._replace(params=params)
+            y, rest = layers.apply(graphdef, model, x, train=True)
+            return y.sum(), rest
 
-        return jax.value_and_grad(loss, has_aux=True)(split.params)
+        return jax.value_and_grad(count, has_aux=True)(split.params)
 
-    keys = jax.random.split(jax.random.key(3), 2)
+    keys = jax.random.wrap_key_data(np.arange(4, dtype=np.uint32).reshape(2, 2))
     got = jax.jit(jax.vmap(train))(keys)
     one = jax.jit(train)
     for i in range(2):
         want = one(keys[i])
         jax.tree.map(close, jax.tree.map(lambda a, i=i: a[i], got), want)
-        assert all(np.any(g != 0) for g in jax.tree.leaves(want[1]["layers"][0]))
-    assert got[0][0][0] != got[0][0][1]
+        assert np.any(np.asarray(want[1]["layers"][0]["weight"]) != 0)
+    weights = np.asarray(got[1]["layers"][0]["weight"])
+    assert not np.array_equal(weights[0], weights[1])
 
 
 @pytest.mark.parametrize(
