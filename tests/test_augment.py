@@ -33,15 +33,16 @@ def test_a_turn_equals_scipys(key):
         key, jnp.asarray(image)[None, :, :, None], degrees=20.0
     )
     angles = np.linspace(-20, 20, 401)
+    inside = slice(
+        3, -3
+    )  # the two treat a border pixel's missing neighbours differently
     errors = [
         np.abs(
             scipy.ndimage.rotate(image, a, reshape=False, order=1) - turned[0, ..., 0]
-        ).max()
+        )[inside, inside].max()
         for a in angles
     ]
-    assert (
-        min(errors) < 0.01
-    )  # 0.05 degrees apart at most, on an image of slope 0.4 a pixel
+    assert min(errors) < 0.01  # 0.05 degrees off at most, on slopes of 0.4 a pixel
     assert abs(angles[int(np.argmin(errors))]) > 0.5
 
 
