@@ -106,10 +106,13 @@ def rate_difference(tau_mem: Array, tau_syn: Array) -> Array:
 
 def flow(time: Array, tau_mem: Array, tau_syn: Array) -> Flow:
     """Coefficients of the free flow over `time`; all arguments broadcast against each other."""
-    difference = jnp.abs(rate_difference(tau_mem, tau_syn))
-    slow = jnp.exp(-time / jnp.maximum(tau_mem, tau_syn))
+    difference = rate_difference(tau_mem, tau_syn)
+    # One branch, chosen by hand: `max` and `abs` would each pick a gradient of their own where the time constants are equal.
+    forward = difference >= 0
+    slow = jnp.exp(-time / jnp.where(forward, tau_mem, tau_syn))
+    apart = time * jnp.where(forward, difference, -difference)
     return Flow(
         a=jnp.exp(-time / tau_mem),
         b=jnp.exp(-time / tau_syn),
-        kappa=time / tau_mem * slow * relative_decay(time * difference),
+        kappa=time / tau_mem * slow * relative_decay(apart),
     )

@@ -53,9 +53,7 @@ def first_spike_times(
     return jnp.where(first < num_steps, time, silent) + gate
 
 
-def _of_label(
-    x: Shaped[Array, "B C"], labels: Int[Array, "B"]
-) -> Shaped[Array, "B"]:
+def _of_label(x: Shaped[Array, "B C"], labels: Int[Array, "B"]) -> Shaped[Array, "B"]:
     return jnp.take_along_axis(x, labels[:, None], axis=1)[:, 0]
 
 
