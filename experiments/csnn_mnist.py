@@ -234,6 +234,8 @@ def _spending(graphdef, model, images, num_steps: int) -> dict[str, float]:
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the whole test set, and writes everything to `cfg.out`."""
     cfg = cfg.resolved()
+    num_steps = cfg.timesteps
+    assert num_steps is not None
     config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
     dataset = data.load(
         cfg.data,
@@ -276,7 +278,7 @@ def main(cfg: Config) -> dict[str, Any]:
         images=dataset.test.images,
         labels=dataset.test.labels,
         prediction=prediction,
-        num_steps=cfg.timesteps,
+        num_steps=num_steps,
         class_names=dataset.class_names,
     )
     spending = _spending(
@@ -292,7 +294,7 @@ def main(cfg: Config) -> dict[str, Any]:
             "recipe": cfg.recipe,
             "seed": cfg.seed,
             "epochs": cfg.epochs,
-            "timesteps": cfg.timesteps,
+            "timesteps": num_steps,
             "test_accuracy": float((prediction == dataset.test.labels).mean()),
             "test_loss": float(np.mean(evaluation.loss)),
             "macro_f1": quality["macro_f1"],
