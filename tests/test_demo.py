@@ -1,0 +1,90 @@
+"""The demo as a user starts it, shortened, and that it never touches what it has not made."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import demo
+from jsnn import activity, data, runs
+
+
+def test_demo_trains_and_writes_a_report(tmp_path, capsys):
+    """One epoch of two steps an image is far from done, but chance is 10 %."""
+    cfg = demo.Config(out=tmp_path, epochs=1, timesteps=2, progress=False)
+    path = demo.main(cfg)["report"]
+    assert path == (tmp_path / "run-1/report.html").resolve()
+    text, printed = path.read_text(), capsys.readouterr().out
+    assert text.count("<svg") == 5
+    assert "http" not in text
+
+    folder = tmp_path / "run-1/surrogate_gradient"
+    summary = json.loads((folder / "summary.json").read_text())
+    right = round(360 * summary["test_accuracy"])
+    assert summary["test_accuracy"] > 0.5
+    for shown in (text, printed):
+        assert f"{100 * right / 360:.2f} % ({right} of 360)" in shown
+        for layer in ("conv 1", "conv 2", "dense 1"):
+            assert layer in shown
+    rows = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["split"] for row in rows] == ["train", "test"]
+    assert rows[1]["accuracy"] == pytest.approx(summary["test_accuracy"])
+
+
+def test_each_run_has_a_folder_of_its_own(tmp_path):
+    out = tmp_path / "demo"
+    assert demo.new_folder(out) == out / "run-1"
+    (out / "run-1/report.html").write_text("mine")
+    (out / "run-9").mkdir()
+    (out / "run-x").write_text("a file of the user's")
+    assert demo.new_folder(out) == out / "run-10"
+    assert (out / "run-1/report.html").read_text() == "mine"
+    assert (out / "run-x").exists()
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(runs.RunError, match=r"`--out .*file` cannot be written"):
+        demo.new_folder(tmp_path / "file")
+
+
+def test_layer_table_adds_up():
+    """Additions from the spikes the table itself states: each spike of conv 1 reaches its window's outputs."""
+    cfg = demo.Config(timesteps=3)
+    task, graphdef = demo.make_task(cfg)
+    model = jax.jit(task.init)(jax.random.key(0))
+    images = data.load("digits").test.images[:7]
+    inside = demo.look_inside(graphdef, model, images, cfg.timesteps)
+    names = activity.neuron_names(graphdef, model)
+    assert names == activity.weight_names(graphdef, model)
+    table = demo.layer_table(names, inside)
+    numbers = [[x.replace(",", "") for x in row[4:]] for row in table.rows]
+    # 8x8 inputs of a 3x3 kernel: 4 corners reach 4 outputs, 24 edges 6, 36 inner ones 9.
+    reach = 4 * 4 + 24 * 6 + 36 * 9
+    assert numbers[0] == ["0", str(16 * reach), str(16 * reach)]
+    assert numbers[1][1:] == ["0", str(16 * 32 * reach)]
+    spikes = np.asarray(inside.activities[1].spikes)
+    assert spikes.any()
+    assert numbers[2] == [f"{10 * spikes.sum() / 7:.0f}", "0", str(512 * 10)]
+    for column in range(3):
+        parts = sum(int(row[column]) for row in numbers[:3])
+        assert abs(int(numbers[3][column]) - parts) <= 2  # each part is rounded
+    assert table.rows[0][1:3] == [
+        "1,024",
+        f"{np.asarray(inside.activities[0].spikes).mean():.3f}",
+    ]
+
+
+def test_samples_are_one_of_each_class_then_the_mistakes():
+    labels = np.array([1, 0, 0, 1, 2, 2, 0])
+    guesses = np.array([1, 2, 0, 1, 2, 0, 0])
+    assert demo.choose_samples(labels, guesses, 6).tolist() == [2, 0, 4, 1, 5, 3]
+    assert demo.choose_samples(labels, guesses).size == 7
+
+
+def test_flags_are_checked():
+    with pytest.raises(ValueError, match="`--timesteps` must be at least 1, got 0"):
+        demo.Config(timesteps=0)
+    with pytest.raises(ValueError, match="`--learning-rate` must be positive"):
+        demo.Config(learning_rate=float("nan"))
