@@ -281,9 +281,7 @@ def main(cfg: Config) -> dict[str, Any]:
         num_steps=num_steps,
         class_names=dataset.class_names,
     )
-    spending = _spending(
-        graphdef, result.state.model, dataset.test.images, cfg.timesteps
-    )
+    spending = _spending(graphdef, result.state.model, dataset.test.images, num_steps)
     quality = metrics.classification_report(
         prediction, dataset.test.labels, dataset.num_classes
     )
