@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _PREFIX = "step_"
 _UNFINISHED = ".part"  # Orbax appends an ending of its own to it
@@ -119,11 +120,9 @@ def _load(path: pathlib.Path, like: Any) -> Any:
             f"The checkpoint {path} belongs to another model: {problem}. Use the configuration it was written with, or "
             "another folder."
         )
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    template = {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
-        for name, x in wanted.items()
-    }
+    # As NumPy arrays, which `_tree` puts on the default device: arrays that Orbax puts on a device are committed to it, and
+    # the step would be compiled for them once more.
+    template = {name: np.empty(x.shape, x.dtype) for name, x in wanted.items()}
     return _tree(ocp.load(str(path), template), like)
 
 
@@ -149,13 +148,13 @@ def _arrays(tree: Any) -> dict[str, jax.Array]:
     }
 
 
-def _tree(arrays: dict[str, jax.Array], like: Any) -> Any:
+def _tree(arrays: dict[str, np.ndarray], like: Any) -> Any:
     """The inverse of `_arrays`."""
 
     def leaf(path, template):
         if not template.size:
             return template
-        x = arrays[_name(path)]
+        x = jnp.array(arrays[_name(path)])
         if _is_key(template):
             return jax.random.wrap_key_data(x, impl=jax.random.key_impl(template))
         return x
