@@ -201,7 +201,8 @@ def test_gradient_of_time_constants_equals_numpy_loop():
         drive = synapse.synapse(
             synapse.dense, jnp.asarray(w), TimedSpikes(jnp.asarray(z_in))
         )
-        return lif(params, None, drive, dt=dt, slope="threshold")[1].values
+        options = dict(slope="threshold", reset="hard")
+        return lif(params, None, drive, dt=dt, **options)[1].values
 
     z, (got,) = vjp(run, LIFParams(tau_m, tau_s))(z_bar)
     assert float(z.sum()) > 20
@@ -514,7 +515,7 @@ def slope_at(n, dt, tau_m, tau_s):
         if k == n:
             f = (1.0 - before_v) / (v - before_v)
             return max(before_i * np.exp(-f * dt / tau_s) - 1.0, 1e-2)
-        v = 0.0 if fired else v
+        v = v - 1.0 if fired else v
         i += 9.0 if k == 1 else 0.0
 
 

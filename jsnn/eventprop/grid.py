@@ -2,7 +2,7 @@ r"""EventProp on a time grid: layers whose backward pass is the adjoint system, 
 
 Forward, step n (free flow, spike test, arrivals; see `flow`):
 
-    Vm = a V + kappa I;  Im = b I;  spike where Vm >= theta;  V = V_r where it spiked, else Vm;  I = Im + u[n]
+    Vm = a V + kappa I;  Im = b I;  spike where Vm >= theta;  V = Vm - (theta - V_r) where it spiked, else Vm;  I = Im + u[n]
 
 Backward, from the last step to the first. In the letters of the paper $\lambda_V, \lambda_I$; here the code carries
 $p_V = \partial L/\partial V = -\tau_m\lambda_V$ and $p_I = \partial L/\partial I = -\tau_s\lambda_I$, which makes the cotangent of a layer's
@@ -241,7 +241,7 @@ def lif(
     dt: float,
     penalty: RatePenalty | None = None,
     slope: Slope = "substep",
-    reset: Reset = "hard",
+    reset: Reset = "subtract",
     min_slope: float = 1e-2,
     unroll: int = 1,
 ) -> tuple[GridState, TimedSpikes]:
@@ -255,8 +255,9 @@ def lif(
       penalty: pushes firing rates towards a target; a heuristic, see `RatePenalty`. It counts the spikes of this block.
       slope: where tau_m dV/dt of a spike is read: at the interpolated crossing, at the grid point with the membrane found there,
         or at the grid point with the membrane at threshold.
-      reset: `"hard"` sets the membrane to the reset potential; `"subtract"` lowers it by threshold - reset and so keeps what it had
-        risen past threshold within the step.
+      reset: `"subtract"` lowers the membrane by threshold - reset and so keeps what it has risen past threshold within the step, as the
+        continuous system does; `"hard"` sets it to the reset potential, and so delays every later spike by a part of dt. Median cosine
+        with the exact gradient at dt = 1 / 0.1 ms (tests/test_eventprop_agreement.py): 0.99 / 1.00 against 0.88 / 0.997.
       min_slope: floor of that slope, which bounds the gradient of grazing spikes.
       unroll: of the scan; about 8 on GPU, 1 on CPU.
 

@@ -69,7 +69,7 @@ def recurrent_lif(
     linear: Linear = dense,
     penalty: RatePenalty | None = None,
     slope: Slope = "substep",
-    reset: Reset = "hard",
+    reset: Reset = "subtract",
     min_slope: float = 1e-2,
     unroll: int = 1,
 ) -> tuple[RecurrentState, TimedSpikes]:

@@ -123,17 +123,34 @@ def in_blocks(
             f"`block_size` must divide the number of time steps, {total}; got {block_size}."
         )
 
-    def body(state: Any, z: Array) -> tuple[Any, Any]:
+    def body(leaves: Any, z: Array) -> tuple[Any, Any]:
+        state = None if leaves is None else jax.tree.unflatten(structure, leaves)
         out = network.apply(weights, physics, state, TimedSpikes(z))
-        return out.state, (out.value, tuple(counts(s) for s in out.spikes))
+        return jax.tree.leaves(out.state), (
+            out.value,
+            tuple(counts(s) for s in out.spikes),
+        )
 
     z = x.values.reshape(-1, block_size, *x.values.shape[1:])
-    like = jax.eval_shape(lambda z: body(None, z)[0], z[0])
-    rest = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+    structure, rest = _rest(network, weights, physics, z[0])
     body = jax.checkpoint(body, prevent_cse=False) if remat else body
     _, (value, number) = jax.lax.scan(body, rest, z)
     value = jax.tree.map(lambda a: a.reshape(total, *a.shape[2:]), value)
     return value, tuple(n.sum(0) for n in number)
+
+
+def _rest(network: Network, weights: Any, physics: Any, z: Array) -> tuple[Any, Any]:
+    """The structure of a network's state and its leaves at rest, which are zero."""
+    structure = None
+
+    def leaves(z: Array) -> list[Array]:
+        nonlocal structure
+        state = network.apply(weights, physics, None, TimedSpikes(z)).state
+        found, structure = jax.tree.flatten(state)
+        return found
+
+    like = jax.eval_shape(leaves, z)
+    return structure, [jnp.zeros(a.shape, a.dtype) for a in like]
 
 
 def _stateless(fn: Callable[[Any, Any], Any], init=lambda key: ()) -> Layer:
@@ -212,7 +229,7 @@ def lif(
     params: LIFParams = _LIF,
     penalty: RatePenalty | None = None,
     slope: Slope = "substep",
-    reset: Reset = "hard",
+    reset: Reset = "subtract",
     min_slope: float = 1e-2,
     unroll: int = 1,
 ) -> Layer:
@@ -244,7 +261,7 @@ def recurrent(
     params: LIFParams = _LIF,
     penalty: RatePenalty | None = None,
     slope: Slope = "substep",
-    reset: Reset = "hard",
+    reset: Reset = "subtract",
     min_slope: float = 1e-2,
     unroll: int = 1,
 ) -> Layer:

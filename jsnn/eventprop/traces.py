@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jsnn.eventprop.flow import LIFParams, LIParams, aligned, flow
-from jsnn.eventprop.grid import GridState, make_scheme, membrane_step, rest_state
+from jsnn.eventprop.grid import GridState, Reset, make_scheme, membrane_step, rest_state
 from jsnn.eventprop.spikes import Drive
 
 
@@ -18,9 +18,11 @@ class Adjoint(NamedTuple):
     i: Float[Array, "T B *N"]
 
 
-def membranes(params: LIFParams, drive: Drive, *, dt: float) -> GridState:
+def membranes(
+    params: LIFParams, drive: Drive, *, dt: float, reset: Reset = "subtract"
+) -> GridState:
     """Membrane and synaptic current of `grid.lif` after every step, `[T, B, *N]`, from rest. No gradient."""
-    scheme = make_scheme(dt, "substep", "hard", 1e-2, 1)
+    scheme = make_scheme(dt, "substep", reset, 1e-2, 1)
     mass = jax.lax.stop_gradient(drive.mass)
     p = aligned(params, mass.shape[1:], mass.dtype)
     coefficients = flow(jnp.asarray(dt, mass.dtype), p.tau_mem, p.tau_syn)
