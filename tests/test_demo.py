@@ -2,12 +2,10 @@
 
 import json
 
-import jax
-import numpy as np
 import pytest
 
 from experiments import demo
-from jsnn import activity, data, runs
+from jsnn import runs
 
 
 def test_demo_trains_and_writes_a_report(tmp_path, capsys):
@@ -47,40 +45,6 @@ def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(runs.RunError, match=r"`--out .*file` cannot be written"):
         demo.new_folder(tmp_path / "file")
-
-
-def test_layer_table_adds_up():
-    """Additions from the spikes the table itself states: each spike of conv 1 reaches its window's outputs."""
-    cfg = demo.Config(timesteps=3)
-    task, graphdef = demo.make_task(cfg)
-    model = jax.jit(task.init)(jax.random.key(0))
-    images = data.load("digits").test.images[:7]
-    inside = demo.look_inside(graphdef, model, images, cfg.timesteps)
-    names = activity.neuron_names(graphdef, model)
-    assert names == activity.weight_names(graphdef, model)
-    table = demo.layer_table(names, inside)
-    numbers = [[x.replace(",", "") for x in row[4:]] for row in table.rows]
-    # 8x8 inputs of a 3x3 kernel: 4 corners reach 4 outputs, 24 edges 6, 36 inner ones 9.
-    reach = 4 * 4 + 24 * 6 + 36 * 9
-    assert numbers[0] == ["0", str(16 * reach), str(16 * reach)]
-    assert numbers[1][1:] == ["0", str(16 * 32 * reach)]
-    spikes = np.asarray(inside.activities[1].spikes)
-    assert spikes.any()
-    assert numbers[2] == [f"{10 * spikes.sum() / 7:.0f}", "0", str(512 * 10)]
-    for column in range(3):
-        parts = sum(int(row[column]) for row in numbers[:3])
-        assert abs(int(numbers[3][column]) - parts) <= 2  # each part is rounded
-    assert table.rows[0][1:3] == [
-        "1,024",
-        f"{np.asarray(inside.activities[0].spikes).mean():.3f}",
-    ]
-
-
-def test_samples_are_one_of_each_class_then_the_mistakes():
-    labels = np.array([1, 0, 0, 1, 2, 2, 0])
-    guesses = np.array([1, 2, 0, 1, 2, 0, 0])
-    assert demo.choose_samples(labels, guesses, 6).tolist() == [2, 0, 4, 1, 5, 3]
-    assert demo.choose_samples(labels, guesses).size == 7
 
 
 def test_flags_are_checked():

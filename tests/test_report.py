@@ -6,14 +6,17 @@ import re
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
+from matplotlib.text import Annotation
 
 from jsnn import activity, figures, layers, neurons, report, runs, spike_figures
+from jsnn.unroll import Constant
 
 T, B, SHAPE = 6, 2, (3, 3, 2)
 CLASSES = ("zero", "one", "two")
@@ -182,7 +185,9 @@ def test_samples(activities):
     for s, ax in enumerate(bottom):
         assert strokes(ax) == [tuple(i) for i in np.argwhere(spikes[:, s])]
         want = {r: int(n) for r, n in enumerate(spikes[:, s].sum(0)) if n}
-        assert {text.xy[1]: int(text.get_text()) for text in ax.texts} == want
+        notes = [t for t in ax.texts if isinstance(t, Annotation)]
+        found = {note.xy[1]: int(note.get_text()) for note in notes}
+        assert found == want
         assert want
 
 
@@ -218,6 +223,61 @@ def test_table_for_a_terminal():
     assert table.text() == "layer   rate\n------------\nconv 1  0.25\nall       10"
     with pytest.raises(ValueError, match="`rows` must have 2 cells each"):
         report.Table(("layer", "rate"), [("conv 1",)])
+
+
+def test_layer_table():
+    """A convolution with neurons, a pool of them into a dense read-out without: cells from counts made here."""
+    rngs = nnx.Rngs(0)
+    graphdef, model = layers.split(
+        layers.Sequence(
+            layers.Conv(1, 2, init="kaiming", rngs=rngs),
+            layers.Neurons(neurons.lif(threshold=0.2)),
+            layers.Dense(128, 3, rngs=rngs),
+            layers.Neurons(neurons.leaky_integrator()),
+            layers.Dense(3, 2, rngs=rngs),
+        )
+    )
+    x = Constant(jax.random.uniform(jax.random.key(0), (B, 8, 8, 1)), T)
+    activities, operations = jax.jit(
+        lambda m: (
+            activity.record(graphdef, m, x),
+            activity.synaptic_operations(graphdef, m, x),
+        )
+    )(model)
+    names = activity.neuron_names(graphdef, model)
+    weights = activity.weight_names(graphdef, model)
+    table = report.layer_table(
+        dict(zip(names, activities, strict=True)),
+        dict(zip(weights, operations, strict=True)),
+    )
+    spikes = np.asarray(activities[0].spikes)
+    assert 0 < spikes.mean() < 1
+    rate, active = spikes.mean(), 100 * spikes.any((0, 1)).mean()
+    # 8x8 inputs of a 3x3 kernel: 4 corners reach 4 outputs, 24 edges 6, 36 inner ones 9; two features.
+    macs = 2 * (4 * 4 + 24 * 6 + 36 * 9)
+    additions = 3 * spikes.sum() / B
+    conv = [
+        "conv 1",
+        "128",
+        f"{rate:.3f}",
+        f"{active:.0f} %",
+        "0",
+        str(macs),
+        str(macs),
+    ]
+    dense = ["dense 1", "3", "", "", f"{additions:,.0f}", "0", "384"]
+    readout = ["dense 2", "", "", "", "0", str(T * 3 * 2), "6"]
+    assert table.rows[:3] == [conv, dense, readout]
+    everything = [f"{additions:,.0f}", f"{macs + 36:,}", f"{macs + 390:,}"]
+    assert table.rows[3] == ["all", "", "", "", *everything]
+
+
+def test_samples_are_one_of_each_class_then_the_mistakes():
+    labels = np.array([1, 0, 0, 1, 2, 2, 0])
+    guesses = np.array([1, 2, 0, 1, 2, 0, 0])
+    chosen = spike_figures.choose_samples(labels, guesses, 6)
+    assert chosen.tolist() == [2, 0, 4, 1, 5, 3]
+    assert sorted(spike_figures.choose_samples(labels, guesses)) == [*range(7)]
 
 
 class Page(html.parser.HTMLParser):
