@@ -3,7 +3,6 @@
 import os
 import pathlib
 import shutil
-import subprocess
 from typing import NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax import Array
+from small_disk import fill, mounted
 
 from jsnn import checkpoint
 
@@ -222,16 +222,8 @@ def test_unwritable_folder(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MB, where the test may mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"needs the right to mount a tmpfs ({error})")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounted(tmp_path / "disk") as folder:
+        yield folder
 
 
 def test_full_disk_leaves_earlier_checkpoints(small_disk, capfd):
@@ -256,8 +248,7 @@ def test_full_disk_leaves_earlier_checkpoints(small_disk, capfd):
 def test_disk_without_a_byte_left(small_disk):
     small = {"weight": jnp.ones(3)}
     checkpoint.save(small_disk, 1, small)
-    with pytest.raises(OSError, match="No space"):
-        (small_disk / "filler").write_bytes(bytes(2_000_000))
+    fill(small_disk)
     with pytest.raises(checkpoint.CheckpointError, match="No space left"):
         checkpoint.save(small_disk, 2, small)
     assert bits(checkpoint.restore(small_disk, small)) == bits(small)

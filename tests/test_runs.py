@@ -1,0 +1,253 @@
+"""Run folders: what is refused, what is written, and what survives a kill or a full disk."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_disk import fill, make_read_only, mounted
+
+from jsnn import runs
+
+
+def open_run(out: pathlib.Path, *, config=None, **kwargs) -> runs.Run:
+    return runs.Run(out, experiment="test", config=config or {"seed": 0}, **kwargs)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    with mounted(tmp_path / "disk") as folder:
+        yield folder
+
+
+def test_config_records_what_was_asked_for_and_where(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        out: pathlib.Path
+        sizes: tuple[int, ...] = (3, 4)
+        rate: float = math.inf
+        start: object = np.float32(0.5)
+
+    open_run(tmp_path / "a" / "b", config=Config(pathlib.Path("x")))
+    record = json.loads((tmp_path / "a" / "b" / "config.json").read_text())
+    assert record["experiment"] == "test"
+    expected = {"out": "x", "sizes": [3, 4], "rate": None, "start": 0.5}
+    assert record["config"] == expected
+    assert record["versions"]["jax"] == jax.__version__
+    assert record["device"].startswith("CPU")
+    assert record["commit"]
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "link"])
+def test_a_file_in_the_way(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "at" / "all")
+    with pytest.raises(runs.RunError, match=r"`--out .*cannot be written.*Choose"):
+        open_run(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_read_only_disk(small_disk):
+    make_read_only(small_disk)
+    with pytest.raises(runs.RunError, match=r"cannot be written \(Read-only"):
+        open_run(small_disk)
+    with pytest.raises(runs.RunError, match=r"cannot be written \(Read-only"):
+        open_run(small_disk / "new")
+
+
+def test_a_run_is_never_overwritten(tmp_path):
+    open_run(tmp_path).log({"split": "train", "step": 1})
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(runs.RunError, match=r"already holds a run\. Pass --resume"):
+        open_run(tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert open_run(tmp_path, resume=True).rows() == [{"split": "train", "step": 1}]
+
+
+def test_resuming_nothing_starts(tmp_path):
+    run = open_run(tmp_path, resume=True)
+    assert run.rows() == []
+    assert run.restore({"a": jnp.ones(2)})["a"].sum() == 2
+
+
+def test_another_configuration_is_refused_by_name(tmp_path):
+    open_run(tmp_path, config={"seed": 0, "rate": 0.1, "old": 1, "same": [1, 2]})
+    config = {"seed": 1, "rate": 0.1, "new": 2, "same": (1, 2)}
+    with pytest.raises(runs.RunError) as caught:
+        open_run(tmp_path, config=config, resume=True)
+    message = str(caught.value)
+    for words in ("seed was 0, now 1", "old was 1, now None", "new was None, now 2"):
+        assert words in message
+    assert "rate" not in message
+    assert "same" not in message
+    with pytest.raises(runs.RunError, match="experiment was 'test', now 'other'"):
+        runs.Run(tmp_path, experiment="other", config={}, resume=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"config": {}}',
+        b'{"experiment": "test", "config": 3}',
+        b"\xff",
+    ],
+)
+def test_a_damaged_config(tmp_path, content):
+    open_run(tmp_path)
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(runs.RunError, match=r"config\.json is damaged.*new folder"):
+        open_run(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("left", ["metrics.jsonl", "checkpoints"])
+def test_a_run_without_its_config_is_not_touched(tmp_path, left, resume):
+    (tmp_path / left).mkdir()
+    with pytest.raises(runs.RunError, match="without its config"):
+        open_run(tmp_path, resume=resume)
+
+
+def test_a_row_cut_short_is_left_out_and_written_over(tmp_path):
+    run = open_run(tmp_path)
+    rows = [{"split": "train", "step": step, "loss": step / 7} for step in range(1, 5)]
+    for row in rows:
+        run.log(row)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    lengths = [len(line) for line in whole.splitlines(keepends=True)]
+    for cut in range(1, lengths[-1] + 1):
+        path.write_bytes(whole[:-cut])
+        # Without the newline alone, the row itself is whole.
+        assert run.rows() == (rows if cut == 1 else rows[:3])
+    path.write_bytes(whole[:-5])
+    run = open_run(tmp_path, resume=True)
+    run.rewind(2)
+    assert path.read_bytes() == whole[: sum(lengths[:2])]
+    run.log(rows[2])
+    run.log(rows[3])
+    assert path.read_bytes() == whole
+
+
+def test_damage_elsewhere_is_not_dropped_in_silence(tmp_path):
+    run = open_run(tmp_path)
+    for step in range(3):
+        run.log({"step": step})
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"step": 1', b'"st\x00p" 1'))
+    before = path.read_bytes()
+    with pytest.raises(runs.RunError, match=r"Line 2 of .*metrics\.jsonl is damaged"):
+        run.rewind(2)
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_while_writing(small_disk):
+    run = open_run(small_disk)
+    row = {"split": "train", "step": 1, "text": "x" * 3000}
+    filler = fill(small_disk)
+
+    def log_on():
+        while True:  # the rest of the file's last page may still take one
+            run.log(row)
+
+    with pytest.raises(runs.RunError, match=r"metrics\.jsonl.*No space.*--resume"):
+        log_on()
+    logged = len(run.rows())
+    assert logged < 5
+    with pytest.raises(runs.RunError, match=r"summary\.json.*No space"):
+        run.finish({"text": "x" * 10_000})
+    assert not (small_disk / "summary.json").exists()
+    filler.unlink()
+    run = open_run(small_disk, resume=True)
+    assert run.rows() == [row] * logged
+    run.rewind(1)
+    run.log(row)
+    assert run.rows() == [row] * (logged + 1)
+
+
+def test_a_full_disk_at_the_start(small_disk):
+    fill(small_disk)
+    with pytest.raises(runs.RunError, match=r"config\.json could not be written"):
+        open_run(small_disk)
+    assert not (small_disk / "config.json").exists()
+
+
+def test_summary_is_flat_and_says_where_it_comes_from(tmp_path):
+    found = open_run(tmp_path).finish({"seed": 3, "test_accuracy": np.float32(0.5)})
+    assert json.loads((tmp_path / "summary.json").read_text()) == found
+    assert found["experiment"] == "test"
+    assert found["test_accuracy"] == 0.5
+    assert {"device", "version", "jax_version", "commit"} < found.keys()
+
+
+def test_commit_is_this_repository_s_or_unknown(tmp_path, monkeypatch):
+    def git(*args):
+        done = subprocess.run(["git", *args], cwd=tmp_path, capture_output=True)
+        return done.stdout.decode().strip()
+
+    code = tmp_path / "site" / "runs.py"
+    code.parent.mkdir()
+    code.write_text("")
+    monkeypatch.setattr(runs, "__file__", str(code))
+    assert runs.commit() == "unknown"
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    git("init")
+    git(*identity, "commit", "--allow-empty", "-m", "someone else's project")
+    assert runs.commit() == "unknown"
+    git("add", "site/runs.py")
+    git(*identity, "commit", "-m", "ours")
+    assert runs.commit() == git("rev-parse", "--short", "HEAD") != ""
+    code.write_text("changed")
+    assert runs.commit() == git("rev-parse", "--short", "HEAD") + "+"
+
+
+def events(out: pathlib.Path) -> list[tuple[str, int, float]]:
+    """Scalars in the event files: records of a length, its checksum, a message, its checksum."""
+    from tensorboardX.proto import event_pb2
+
+    message = vars(event_pb2)["Event"]
+
+    found = []
+    for path in sorted((out / "tensorboard").iterdir()):
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            length = int.from_bytes(content[at : at + 8], "little")
+            event = message.FromString(content[at + 12 : at + 12 + length])
+            at += length + 16
+            for value in event.summary.value:
+                found.append((value.tag, event.step, value.simple_value))
+    return found
+
+
+def test_tensorboard_shows_the_rows_and_no_others(tmp_path):
+    pytest.importorskip("tensorboardX")
+    rows = [
+        {"split": "train", "step": step, "loss": step / 4, "seconds": 1.0}
+        for step in range(1, 5)
+    ]
+    run = open_run(tmp_path, tensorboard=True)
+    for row in rows:
+        run.log(row)
+    del run  # killed: nothing closes the files
+    run = open_run(tmp_path, resume=True, tensorboard=True)
+    run.rewind(2)
+    run.log(rows[2] | {"loss": 9.0})
+    run.finish({})
+    expected = [("train/loss", 1, 0.25), ("train/loss", 2, 0.5), ("train/loss", 3, 9.0)]
+    assert events(tmp_path) == expected
+
+
+def test_tensorboard_absent(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(runs.RunError, match=r"`--tensorboard`.*pip install"):
+        open_run(tmp_path, tensorboard=True)
+    assert not (tmp_path / "config.json").exists()
+    open_run(tmp_path)  # so the same command without the flag just runs
