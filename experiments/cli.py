@@ -24,7 +24,8 @@ def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print(
-            "\nStopped. Run the same command with --resume to go on.", file=sys.stderr
+            "\nStopped. A script with --resume goes on from its last checkpoint.",
+            file=sys.stderr,
         )
         sys.exit(130)
     width = max(map(len, summary))

@@ -29,6 +29,7 @@ from jsnn import (
     losses,
     metrics,
     neurons,
+    report,
     runs,
     surrogate,
     training,
@@ -263,14 +264,13 @@ def main(cfg: Config) -> dict[str, Any]:
             cfg.epochs, cfg.log_every, cfg.eval_every, cfg.checkpoint_seconds
         ),
         batch_size=cfg.batch_size,
+        split="validation" if dataset.validation else "test",
         progress=cfg.progress,
     )
     evaluation = result.evaluation
     if dataset.validation is not None:
         evaluation = jax.jit(trainer.evaluate)(result.state.model, *dataset.test)
     prediction = np.asarray(evaluation.prediction)
-    from jsnn import report  # matplotlib comes with it, and only here
-
     report.save_figures(
         run.out,
         graphdef,

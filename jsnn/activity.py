@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
 from jsnn import layers, metrics, neurons
@@ -74,7 +73,7 @@ def _names(graphdef: Any, model: layers.Model, kinds: Any) -> list[str]:
         counts[kind] = counts.get(kind, 0) + 1
         return f"{kind} {counts[kind]}"
 
-    for layer in _flat(nnx.merge(graphdef, model.params, model.rest)):
+    for layer in _flat(layers.merge(graphdef, model)):
         if isinstance(layer, _WEIGHTED):
             name = source = numbered(layer)
         elif isinstance(layer, layers.Neurons):
@@ -122,7 +121,7 @@ def _visit(
     graphdef: Any, model: layers.Model, x: Signal
 ) -> Iterator[tuple[layers.Layer, Signal, Activity | None]]:
     """Every layer in order, with its input over all steps and, for neurons, what they did."""
-    for layer in _flat(nnx.merge(graphdef, model.params, model.rest)):
+    for layer in _flat(layers.merge(graphdef, model)):
         shape = x.value.shape if isinstance(x, Constant) else x.shape[1:]
         state, activity = layer.init_state(shape), None
         if isinstance(layer, layers.Neurons):

@@ -114,6 +114,7 @@ def drive(
     schedule: Schedule,
     *,
     batch_size: int,
+    split: str = "test",
     progress: bool = True,
 ) -> Result:
     """Trains from `key`, or from the newest checkpoint, to the end of the schedule.
@@ -126,6 +127,7 @@ def drive(
       test: likewise; all of it is evaluated.
       schedule: when to write rows, evaluate and save.
       batch_size: samples a step, for the speed.
+      split: what `test` is called in rows and in the progress: "validation" if that is what it holds.
       progress: show a progress bar.
 
     Raises:
@@ -160,9 +162,9 @@ def drive(
             if schedule.evaluates(done, per_epoch):
                 evaluation = eval_fn(state.model, *test)
                 hits = np.asarray(evaluation.prediction) == np.asarray(test[1])
-                row = log("test", evaluation.loss, hits)
+                row = log(split, evaluation.loss, hits)
                 bar.write(
-                    f"step {done:>6}  epoch {row['epoch']:6.2f}  test accuracy {100 * row['accuracy']:6.2f} %  loss {row['loss']:.4f}"
+                    f"step {done:>6}  epoch {row['epoch']:6.2f}  {split} accuracy {100 * row['accuracy']:6.2f} %  loss {row['loss']:.4f}"
                 )
             due = time.monotonic() - saved >= schedule.checkpoint_seconds
             if due or done == total:

@@ -426,6 +426,11 @@ def split(model: Layer) -> tuple[Any, Model]:
     return graphdef, Model(nnx.as_pure(params), nnx.as_pure(rest))
 
 
+def merge(graphdef: Any, model: Model) -> Any:
+    """The module that `split` took apart."""
+    return nnx.merge(graphdef, model.params, model.rest)
+
+
 def apply(
     graphdef: Any,
     model: Model,
@@ -435,7 +440,7 @@ def apply(
     train: bool = False,
 ) -> tuple[Array, Any]:
     """Runs a model from rest over `x` `[T, B, ...]` or a `Constant`; returns the output and the new `rest`."""
-    module = nnx.merge(graphdef, model.params, model.rest)
+    module = merge(graphdef, model)
     shape = x.value.shape if isinstance(x, Constant) else x.shape[1:]
     state = module.init_state(shape, key=key, train=train)
     state, y = module(state, x, train=train)
