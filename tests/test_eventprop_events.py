@@ -283,27 +283,20 @@ def test_overflow_is_reported():
 
     enough = solve_for(arrivals, number)
     assert not enough.overflow
+    assert int(jnp.isfinite(enough.times).sum()) == number
     short = solve_for(arrivals, number - 1)
     assert short.overflow
     assert np.isnan(short.times).all()
-    flagged = solve_for(arrivals, number - 1, on_overflow="flag")
-    assert flagged.overflow
-    np.testing.assert_allclose(flagged.times, enough.times[:-1])
 
     @jit
     def layers(w, w_out):
         options = dict(t_end=T_END, max_spikes=8)
         merged = feed_forward(LIFParams(), w, spikes, max_events=number - 1, **options)
-        fits = feed_forward(LIFParams(), w, spikes, max_events=number, **options)
-        return merged, fits, first_spikes(LIFParams(), w_out, merged, t_end=T_END)
+        return merged, first_spikes(LIFParams(), w_out, merged, t_end=T_END)
 
-    merged, fits, above = layers(x["w"], jnp.ones((N, 2)))
-    assert not fits.overflow
-    for out in (merged, above):
+    for out in layers(x["w"], jnp.ones((N, 2))):
         assert out.overflow
         assert np.isnan(out.times).all()
-    # Fed by hand with times that a layer below has marked.
-    assert solve_for(Arrivals(short.times[:3], x["w"][:3]), 9).overflow
 
 
 def test_first_spike_is_the_first_of_all():
@@ -398,11 +391,11 @@ def test_nothing_but_the_event_list_is_kept():
 
     p = LIFParams()
     events = 10 + 70 + 1
-    assert largest(jax.vjp(lambda w: times(w, p), w)[1]) < events * 10
-    assert (
-        largest(jax.vjp(lambda p: times(w, p), jax.tree.map(jnp.asarray, p))[1])
-        >= events * many
-    )
+    pull = jax.eval_shape(lambda w: jax.vjp(lambda w: times(w, p), w)[1], w)
+    assert largest(pull) < events * 10
+    p = jax.tree.map(jnp.asarray, p)
+    pull = jax.eval_shape(lambda p: jax.vjp(lambda p: times(w, p), p)[1], p)
+    assert largest(pull) >= events * many
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The one-layer reference: its stored spikes and gradients, its worked example, its kick."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,9 @@ from jsnn.eventprop import LIFParams, TimedSpikes, counts, kick_silent, synapse
 from jsnn.eventprop.euler import euler_lif
 from jsnn.eventprop.latency import binary_spikes, spread
 from jsnn.eventprop.losses import first_spike_cross_entropy, first_spike_times
+
+# Compiling is what these tests cost, so it goes without optimisation.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 FILE = REFERENCE / "eventprop_seed.npz"
 
@@ -35,7 +40,7 @@ def test_stored_spikes_and_gradients(x64):
             out, pull = jax.vjp(lambda w, z: layer(w, z).values, w, z)
             return (out, *pull(bar))
 
-        out, grad_weight, grad_input = map(np.asarray, jax.jit(both)(w, z, bar))
+        out, grad_weight, grad_input = map(np.asarray, jit(both)(w, z, bar))
     want = stored["spikes_out"].transpose(2, 0, 1)
     assert want.sum() > 10
     np.testing.assert_array_equal(out, want)
@@ -58,7 +63,7 @@ def test_worked_example():
         value = first_spike_cross_entropy(times, jnp.array([1]), tau_softmax=0.4 * 5)
         return value.sum(), (spikes.values, times)
 
-    grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    grad = jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
     (value, (spikes, times)), (dw, dz) = grad(w, z)
     np.testing.assert_array_equal(
         np.argwhere(spikes[:, 0].T), [[0, 5], [0, 8], [1, 5], [1, 8]]
@@ -74,7 +79,7 @@ def test_worked_example():
         [0.071620, 0.099705, 0.135346, 0.180461, 0, 0, 0, 0, 0, 0],
         atol=1e-6,
     )
-    full = jax.jit(jax.grad(lambda w: loss(w, z, omit_tau_syn=False), has_aux=True))(w)
+    full = jit(jax.grad(lambda w: loss(w, z, omit_tau_syn=False), has_aux=True))(w)
     np.testing.assert_allclose(full[0], 5.0 * dw, rtol=1e-5)
 
 
@@ -86,7 +91,7 @@ def test_half_the_step_finds_nearly_the_same_times():
     for dt in (1.0, 0.1):
         steps = jnp.round(at / dt).astype(int)
         z = jnp.zeros((round(20 / dt), 1, 3)).at[steps, 0, jnp.arange(3)].set(1)
-        run = jax.jit(lambda z, dt=dt: first_spike_times(layer(w, z, dt=dt), dt=dt))
+        run = jit(lambda z, dt=dt: first_spike_times(layer(w, z, dt=dt), dt=dt))
         times[dt] = run(z)
     assert np.isfinite(times[0.1]).all()
     np.testing.assert_allclose(times[1.0], times[0.1], atol=2.5)
@@ -112,8 +117,8 @@ def test_kick_wakes_whoever_missed_a_sample():
     ).values
     np.testing.assert_array_equal(np.asarray(z.sum(0)), 1.0)  # each input spikes once
     w = jnp.concatenate([jnp.full((30, 1), 0.6), jnp.full((30, 2), -0.25)], axis=1)
-    got = jax.jit(lambda w: kick_silent(w, lambda w: layer(w, z)))(w)
-    number = jax.jit(lambda w: counts(layer(w, z)))
+    got = jit(lambda w: kick_silent(w, lambda w: layer(w, z)))(w)
+    number = jit(lambda w: counts(layer(w, z)))
     want = np.asarray(w)
     for _ in range(100):
         silent = (np.asarray(number(want)) == 0).any(0)
