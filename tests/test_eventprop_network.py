@@ -154,7 +154,7 @@ def test_convolutional_network_runs_and_is_differentiated():
         network.conv(1, 4, 3, mean=0.8, std=0.3),
         network.lif(dt=1.0),
         network.avg_pool(2),
-        network.conv(4, 5, 3, mean=0.9, std=0.3, padding="SAME"),
+        network.conv(4, 5, 3, mean=0.9, std=0.3, padding="same"),
         network.lif(dt=1.0),
         network.flatten(),
         network.dense(45, 3, mean=0.1, std=0.2),

@@ -180,8 +180,8 @@ def _backward(static, residuals, cotangents):
     coefficients = flow(jnp.asarray(scheme.dt, inverse.dtype), p.tau_mem, p.tau_syn)
     push = rate_push(penalty, inverse)
     num_steps, delay = inverse.shape[0], pending_bar.shape[0]
-    spike = jax.ShapeDtypeStruct(inverse.shape[1:], inverse.dtype)
-    to_spikes = jax.linear_transpose(lambda z: linear(weights, z), spike)
+    # Linear, so it may be differentiated anywhere; unlike `linear_transpose` this takes maps with a rule of their own.
+    _, to_spikes = jax.vjp(lambda z: linear(weights, z), jnp.zeros_like(inverse[0]))
 
     def step(carry, x):
         adjoint, ring, total = carry

@@ -8,12 +8,13 @@ What is trained (`weights`) and what is given (`physics`) are separate arguments
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jsnn.conv import Padding
 from jsnn.eventprop import (
     delay,
     euler,
@@ -201,12 +202,10 @@ def conv(
     mean: float,
     std: float,
     stride: int = 1,
-    padding: Literal["SAME", "VALID"] = "VALID",
-    linear: synapse.Linear | None = None,
+    padding: Padding = "valid",
 ) -> Layer:
-    """Convolution, spikes `[T, B, H, W, C]`. `linear` replaces the plain one by another with weights `[kh, kw, C, O]`."""
-    if linear is None:
-        linear = synapse.conv(stride=stride, padding=padding)
+    """Convolution, spikes `[T, B, H, W, C]`; see `jsnn.conv`."""
+    linear = synapse.conv(stride=stride, padding=padding)
     init = _normal((size, size, num_inputs, num_outputs), mean, std)
     return _stateless(lambda w, x: synapse.synapse(linear, w, x), init)
 

@@ -10,12 +10,13 @@ All products run over all time steps at once: `[T, B]` is folded into one batch.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jsnn import conv as convolution
 from jsnn.eventprop.spikes import Drive, OccupiedSpikes, TimedSpikes
 
 Linear = Callable[[Any, Array], Array]
@@ -74,38 +75,22 @@ def relay(linear: Callable[[Array], Array], spikes: Spikes) -> Spikes:
 
 def dense(weight: Float[Array, "I O"], x: Float[Array, "M I"]) -> Float[Array, "M O"]:
     """All to all."""
-    return x @ weight
+    return convolution.linear(x, weight)
 
 
 def conv(
-    *, stride: int = 1, padding: Literal["SAME", "VALID"] = "VALID"
+    *, stride: int = 1, padding: convolution.Padding = "valid"
 ) -> Callable[[Array, Array], Array]:
-    """Two-dimensional convolution as a linear map, weights `[kh, kw, C, O]`, `[M, H, W, C] -> [M, H', W', O]`."""
-    if stride < 1:
-        raise ValueError(f"`stride` must be at least 1, got {stride}.")
+    """Two-dimensional convolution as a linear map, weights `[kh, kw, C, O]`, `[M, H, W, C] -> [M, H', W', O]`; see `jsnn.conv`."""
 
     def linear(
         weight: Float[Array, "kh kw C O"], x: Float[Array, "M H W C"]
     ) -> Float[Array, "M H2 W2 O"]:
-        return jax.lax.conv_general_dilated(
-            x,
-            weight,
-            (stride, stride),
-            padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return convolution.conv2d(x, weight, stride=stride, padding=padding)
 
     return linear
 
 
 def avg_pool(size: int) -> Callable[[Array], Array]:
     """Mean over windows that do not overlap, `[M, H, W, C] -> [M, H/size, W/size, C]`; rows and columns left over are dropped."""
-    if size < 1:
-        raise ValueError(f"`size` must be at least 1, got {size}.")
-
-    def linear(x: Float[Array, "M H W C"]) -> Float[Array, "M H2 W2 C"]:
-        h, w = x.shape[1] // size, x.shape[2] // size
-        x = x[:, : h * size, : w * size]
-        return x.reshape(-1, h, size, w, size, x.shape[3]).mean((2, 4))
-
-    return linear
+    return lambda x: convolution.avg_pool(x, size)
