@@ -71,7 +71,7 @@ def numpy_layer(
         fraction = np.maximum(theta - v, 0.0) / np.where(z[n] > 0, vm - v, 1.0)
         fraction = np.clip(fraction, 0.0, 1.0)
         g[n] = {
-            "substep": i * np.exp(-fraction * dt / tau_s) - theta,
+            "substep": i + fraction * (im - i) - theta,
             "membrane": im - vm,
             "threshold": im - theta,
         }[slope]
@@ -524,7 +524,7 @@ def slope_at(n, dt, tau_m, tau_s):
         fired = v >= 1.0
         if k == n:
             f = (1.0 - before_v) / (v - before_v)
-            return max(before_i * np.exp(-f * dt / tau_s) - 1.0, 1e-2)
+            return max(before_i + f * (i - before_i) - 1.0, 1e-2)
         v = v - 1.0 if fired else v
         i += 9.0 if k == 1 else 0.0
 

@@ -98,11 +98,11 @@ def membrane_step(
     v, i = state
     vm, im = a * v + kappa * i, b * i
     spiked = vm >= p.threshold
-    # Where the straight line from V to Vm meets threshold, as a fraction of the step.
+    # Where the straight line from V to Vm meets threshold, as a fraction of the step; the current there, on a straight line as well.
     rise = jnp.where(spiked, vm - v, 1.0)
     fraction = jnp.clip(jnp.where(spiked, p.threshold - v, 0.0) / rise, 0.0, 1.0)
     if scheme.slope == "substep":
-        g = i * jnp.exp(-fraction * scheme.dt / p.tau_syn) - p.threshold
+        g = i + fraction * (im - i) - p.threshold
     else:
         g = im - (vm if scheme.slope == "membrane" else p.threshold)
     # The true slope is positive. On a coarse grid the estimate may not be, and would flip the sign of the gradient.
