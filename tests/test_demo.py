@@ -4,20 +4,21 @@ import json
 
 import pytest
 
-from experiments import demo
+from experiments.demo import __main__ as demo
+from experiments.demo.settings import Config
 from jsnn import runs
 
 
 def test_demo_trains_and_writes_a_report(tmp_path, capsys):
-    """One epoch of two steps an image is far from done, but chance is 10 %."""
-    cfg = demo.Config(out=tmp_path, epochs=1, timesteps=2, progress=False)
+    """One epoch of twenty is far from done, but chance is 10 %."""
+    cfg = Config(out=tmp_path, rules=("surrogate",), effort=0.05, progress=False)
     path = demo.main(cfg)["report"]
     assert path == (tmp_path / "run-1/report.html").resolve()
     text, printed = path.read_text(), capsys.readouterr().out
     assert text.count("<svg") == 5
     assert "http" not in text
 
-    folder = tmp_path / "run-1/surrogate_gradient"
+    folder = tmp_path / "run-1/surrogate"
     summary = json.loads((folder / "summary.json").read_text())
     right = round(360 * summary["test_accuracy"])
     assert summary["test_accuracy"] > 0.5
@@ -48,7 +49,11 @@ def test_folder_that_cannot_be_made(tmp_path):
 
 
 def test_flags_are_checked():
-    with pytest.raises(ValueError, match="`--timesteps` must be at least 1, got 0"):
-        demo.Config(timesteps=0)
-    with pytest.raises(ValueError, match="`--learning-rate` must be positive"):
-        demo.Config(learning_rate=float("nan"))
+    with pytest.raises(ValueError, match=r"`--effort` must lie in \(0, 1\], got nan"):
+        Config(effort=float("nan"))
+    with pytest.raises(ValueError, match="`--rules` is empty"):
+        Config(rules=())
+
+
+def test_every_rule_has_its_part():
+    assert set(demo.RULES) == set(Config().rules)

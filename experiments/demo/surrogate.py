@@ -1,18 +1,10 @@
-"""Shows what the library does, on real handwritten digits that need no download.
+"""Surrogate gradients in the demo: a spiking CNN on the bundled digits, and what goes on inside it.
 
-    python -m experiments.demo --out demo
-
-Trains a spiking network with each learning rule, prints what it reaches and costs, and writes `report.html`, one file with curves,
-spikes, membranes and classified digits.
-
-40 seconds of CPU time in all, so less than that on two free cores. Surrogate gradients get 98.8 % of the 360 test images right after
-the last epoch (mean of seeds 0 to 3, from 98.3 to 99.2).
+40 seconds of CPU time, so less than that on two free cores. 98.8 % of the 360 test images right after the last epoch (mean of seeds
+0 to 3, from 98.3 to 99.2).
 """
 
-import dataclasses
 import pathlib
-import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments import cli
+from experiments.demo.settings import Config
 from jsnn import (
     activity,
     data,
@@ -39,56 +31,16 @@ from jsnn import (
 )
 from jsnn.unroll import Constant
 
+NUM_EPOCHS = 20
+NUM_STEPS = 8  # T, for which each image is shown
+BATCH_SIZE = 64
+LEARNING_RATE = 4e-3  # Adam's peak, after a warm-up and before a cosine decay to zero
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Trains spiking networks on scikit-learn's handwritten digits and writes a report."""
+TEXT = """A convolutional network of leaky integrate-and-fire neurons, trained by backpropagation through time. A spike
+is a step, whose derivative is zero; the backward pass uses that of a smooth curve instead (here the arctangent).
 
-    out: pathlib.Path = pathlib.Path("demo")
-    """Folder for runs of the demo; each run makes a folder of its own in it, run-1, run-2, ..."""
-    seed: int = 0
-    """Decides initial weights and the order of samples."""
-    epochs: int = 20
-    """Passes over the 1,437 training images."""
-    timesteps: int = 8
-    """T, time steps for which each image is shown."""
-    batch_size: int = 64
-    """Images a step."""
-    learning_rate: float = 4e-3
-    """Peak of Adam's step size, after a warm-up and before a cosine decay to zero."""
-    progress: bool = True
-    """Show a progress bar."""
-
-    def __post_init__(self):
-        for name in ("epochs", "timesteps", "batch_size"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(
-                    f"`--{name.replace('_', '-')}` must be at least 1, got {value}."
-                )
-        if not self.learning_rate > 0:
-            raise ValueError(
-                f"`--learning-rate` must be positive, got {self.learning_rate}."
-            )
-
-
-def new_folder(out: pathlib.Path) -> pathlib.Path:
-    """Makes `out/run-N` with the next free N. Nothing is ever replaced, so any `out` is safe to name, and old reports stay.
-
-    Raises:
-      RunError: if the folder cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        found = (re.fullmatch(r"run-(\d+)", path.name) for path in out.iterdir())
-        number = 1 + max((int(match[1]) for match in found if match), default=0)
-        folder = out / f"run-{number}"
-        folder.mkdir()
-    except OSError as error:
-        raise runs.RunError(
-            f"`--out {out}` cannot be written ({error.strerror}). Choose a folder you may write to."
-        ) from error
-    return folder
+An image is shown as a constant current. Two convolutions and a dense layer follow, each with batch norm and spiking
+neurons; the loss is the cross entropy of the ten output neurons' spike counts."""
 
 
 def network(key: jax.Array) -> layers.Sequence:
@@ -117,12 +69,12 @@ def network(key: jax.Array) -> layers.Sequence:
     )
 
 
-def make_task(cfg: Config) -> tuple[training.Task, Any]:
+def make_task() -> tuple[training.Task, Any]:
     """Network, loss and prediction, both of spike counts, and the network's static part for whoever wants to look inside."""
     graphdef, _ = layers.split(nnx.eval_shape(lambda: network(jax.random.key(0))))
 
     def forward(model, images, **options):
-        x = Constant(training.unit_interval(images), cfg.timesteps)
+        x = Constant(training.unit_interval(images), NUM_STEPS)
         return layers.apply(graphdef, model, x, **options)
 
     def loss(model, key, images, labels):
@@ -242,23 +194,28 @@ def pictures(
     ]
 
 
-def surrogate_gradient(cfg: Config, folder: pathlib.Path) -> report.Section:
+def train(cfg: Config, folder: pathlib.Path) -> report.Section:
     """Backpropagation through time with a surrogate for the derivative of the spike."""
     dataset = data.load("digits")
-    task, graphdef = make_task(cfg)
+    task, graphdef = make_task()
     num_train = len(dataset.train.labels)
-    total = cfg.epochs * (num_train // cfg.batch_size)
-    peak = cfg.learning_rate
+    num_epochs = cfg.epochs(NUM_EPOCHS)
+    total = num_epochs * (num_train // BATCH_SIZE)
+    peak = LEARNING_RATE
     optimizer = optax.adam(
         optax.warmup_cosine_decay_schedule(
             peak / 20, peak, max(1, total // 7), total + 1
         )
     )
     trainer = training.trainer(
-        task, optimizer, num_train=num_train, batch_size=cfg.batch_size
+        task, optimizer, num_train=num_train, batch_size=BATCH_SIZE
     )
     config = {
-        k: v for k, v in dataclasses.asdict(cfg).items() if k not in ("out", "progress")
+        "seed": cfg.seed,
+        "epochs": num_epochs,
+        "timesteps": NUM_STEPS,
+        "batch_size": BATCH_SIZE,
+        "learning_rate": LEARNING_RATE,
     }
     run = runs.Run(folder, experiment="demo", config=config)
     result = driver.drive(
@@ -267,14 +224,14 @@ def surrogate_gradient(cfg: Config, folder: pathlib.Path) -> report.Section:
         jax.random.key(cfg.seed),
         dataset.train,
         dataset.test,
-        driver.Schedule(cfg.epochs),
-        batch_size=cfg.batch_size,
+        driver.Schedule(num_epochs),
+        batch_size=BATCH_SIZE,
         progress=cfg.progress,
     )
     model = result.state.model
     names = activity.neuron_names(graphdef, model)
     weights = activity.weight_names(graphdef, model)
-    inside = look_inside(graphdef, model, dataset.test.images, cfg.timesteps)
+    inside = look_inside(graphdef, model, dataset.test.images, NUM_STEPS)
     activity.check(inside.activities, names)
     predictions = np.asarray(result.evaluation.prediction)
     accuracy = float((predictions == dataset.test.labels).mean())
@@ -284,7 +241,7 @@ def surrogate_gradient(cfg: Config, folder: pathlib.Path) -> report.Section:
     seconds = rows[-1]["train_seconds"], result.seconds
     return report.Section(
         "Surrogate gradients",
-        SURROGATE_TEXT,
+        TEXT,
         [
             result_table(
                 result.evaluation, dataset.test.labels, inside, num_parameters, seconds
@@ -297,39 +254,3 @@ def surrogate_gradient(cfg: Config, folder: pathlib.Path) -> report.Section:
         pictures(rows, dataset, predictions, names, inside.activities),
         config,
     )
-
-
-SURROGATE_TEXT = """A convolutional network of leaky integrate-and-fire neurons, trained by backpropagation through time. A spike
-is a step, whose derivative is zero; the backward pass uses that of a smooth curve instead (here the arctangent).
-
-An image is shown as a constant current. Two convolutions and a dense layer follow, each with batch norm and spiking
-neurons; the loss is the cross entropy of the ten output neurons' spike counts."""
-
-# A learning rule joins the demo with one line: its name and a function from the config and a folder of its own to a section.
-RULES: dict[str, Callable[[Config, pathlib.Path], report.Section]] = {
-    "surrogate_gradient": surrogate_gradient,
-}
-
-
-def main(cfg: Config) -> dict[str, Any]:
-    """Runs every learning rule, prints its tables, and writes one report of them all."""
-    folder = new_folder(cfg.out)
-    sections = []
-    for name, rule in RULES.items():
-        section = rule(cfg, folder / name)
-        sections.append(section)
-        print(f"\n{section.title}\n")
-        for table in section.tables:
-            print(table.text(), end="\n\n")
-    path = folder / "report.html"
-    report.write_report(
-        path,
-        "Spiking networks on handwritten digits",
-        sections,
-        lead="1,797 real digits of 8 by 8 pixels from scikit-learn: 1,437 to train on, 360 to test.",
-    )
-    return {"report": path.resolve()}
-
-
-if __name__ == "__main__":
-    cli.run(Config, main)

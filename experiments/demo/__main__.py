@@ -1,0 +1,65 @@
+"""Trains a spiking network with each learning rule, prints what it reaches and costs, and writes one report.
+
+    python -m experiments.demo --out demo
+
+`report.html` is one file with curves, spikes, membranes and classified digits.
+"""
+
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+from experiments import cli
+from experiments.demo import surrogate
+from experiments.demo.settings import Config
+from jsnn import report, runs
+
+
+def new_folder(out: pathlib.Path) -> pathlib.Path:
+    """Makes `out/run-N` with the next free N. Nothing is ever replaced, so any `out` is safe to name, and old reports stay.
+
+    Raises:
+      RunError: if the folder cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found = (re.fullmatch(r"run-(\d+)", path.name) for path in out.iterdir())
+        number = 1 + max((int(match[1]) for match in found if match), default=0)
+        folder = out / f"run-{number}"
+        folder.mkdir()
+    except OSError as error:
+        raise runs.RunError(
+            f"`--out {out}` cannot be written ({error.strerror}). Choose a folder you may write to."
+        ) from error
+    return folder
+
+
+# A learning rule joins the demo with one line: its name and a function from the config and a folder of its own to a section.
+RULES: dict[str, Callable[[Config, pathlib.Path], report.Section]] = {
+    "surrogate": surrogate.train,
+}
+
+
+def main(cfg: Config) -> dict[str, Any]:
+    """Runs every learning rule, prints its tables, and writes one report of them all."""
+    folder = new_folder(cfg.out)
+    sections = []
+    for name in cfg.rules:
+        section = RULES[name](cfg, folder / name)
+        sections.append(section)
+        print(f"\n{section.title}\n")
+        for table in section.tables:
+            print(table.text(), end="\n\n")
+    path = folder / "report.html"
+    report.write_report(
+        path,
+        "Spiking networks on handwritten digits",
+        sections,
+        lead="1,797 real digits of 8 by 8 pixels from scikit-learn: 1,437 to train on, 360 to test.",
+    )
+    return {"report": path.resolve()}
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)
