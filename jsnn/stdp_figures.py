@@ -1,0 +1,190 @@
+"""Figures of networks that learn by STDP: what each layer's features look like, where they fire, and when they have settled.
+
+Made as in `jsnn.figures`. Pictures of many features are one mosaic, in blue that fades into a light page and a dark one alike.
+
+Axes: F features, H, W pixels or neurons.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jsnn.figures import COLOURS, WIDTH, new_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def _mosaic(tiles: np.ndarray, columns: int) -> np.ndarray:
+    """Tiles `[F, H, W]` in rows of `columns`, one pixel apart; NaN between them and where there is no tile."""
+    count, height, width = tiles.shape
+    rows = -(-count // columns)
+    whole = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
+    for n, tile in enumerate(tiles):
+        y, x = n // columns * (height + 1), n % columns * (width + 1)
+        whole[y : y + height, x : x + width] = tile
+    return whole
+
+
+def _show(ax: "Axes", mosaic: np.ndarray, low: float, high: float) -> None:
+    """Values from `low` (clear) to `high` (solid blue); a grey thread between tiles."""
+    from matplotlib.colors import to_rgb
+
+    share = np.clip((mosaic - low) / max(high - low, 1e-12), 0, 1)
+    image = np.empty((*mosaic.shape, 4))
+    image[..., :3], image[..., 3] = to_rgb(COLOURS["blue"]), share
+    gap = np.isnan(mosaic)
+    image[gap] = (*to_rgb(COLOURS["muted"]), 0.35)
+    ax.imshow(image, interpolation="nearest")
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _unit(tiles: np.ndarray) -> np.ndarray:
+    """Each tile scaled to [0, 1] by itself; a constant one becomes 0."""
+    low = tiles.min((1, 2), keepdims=True)
+    span = tiles.max((1, 2), keepdims=True) - low
+    return (tiles - low) / np.where(span > 0, span, 1)
+
+
+def features(
+    images: Any,
+    *,
+    title: str = "",
+    columns: int = 20,
+    limit: int = 200,
+    row_names: Sequence[str] | None = None,
+) -> "Figure":
+    """A mosaic of features, each scaled by itself, such as the fields of `jsnn.receptive_fields`.
+
+    Args:
+      images: `[F, H, W]`, NaN nowhere.
+      title: stands above it.
+      columns: features in a row.
+      limit: of more features than this, so many at even distances are shown, and the title says so.
+      row_names: one name a row, such as the classes if each has a row of features.
+
+    Raises:
+      ValueError: if there are no features, or `row_names` do not fit the rows.
+    """
+    tiles = np.asarray(images, np.float64)
+    if tiles.ndim != 3 or not len(tiles):
+        raise ValueError(f"`images` must be [F, H, W], F >= 1, got {tiles.shape}.")
+    total = len(tiles)
+    if total > limit:
+        tiles = tiles[np.linspace(0, total - 1, limit).round().astype(int)]
+        title = f"{title}  ·  {limit} of {total} features".lstrip(" ·")
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    if row_names is not None and len(row_names) != rows:
+        raise ValueError(
+            f"`row_names` must name {rows} rows of {columns} features, got {len(row_names)} names."
+        )
+    mosaic = _mosaic(_unit(tiles), columns)
+    with style():
+        tall = (WIDTH - 0.4) * mosaic.shape[0] / mosaic.shape[1] + 0.35
+        figure = new_figure(min(tall, 12.0))
+        ax = figure.subplots()
+        _show(ax, mosaic, 0.0, 1.0)
+        ax.set_title(title)
+        if row_names is not None:
+            pitch = tiles.shape[1] + 1
+            centres = np.arange(rows) * pitch + (pitch - 2) / 2
+            ax.set_yticks(centres, row_names)
+            ax.tick_params(length=0)
+    return figure
+
+
+def activation_maps(
+    layers: Mapping[str, Any],
+    num_steps: Mapping[str, int] | int,
+    *,
+    image: Any | None = None,
+    columns: int = 14,
+    limit: int = 28,
+) -> "Figure":
+    """When the neurons of each layer first spike for one image: the earlier the bluer, blank for those that never do.
+
+    Of a large layer the features with most spikes are shown, in their order; the title says of how many.
+
+    Args:
+      layers: first-spike maps by name, `[H, W, F]`: the step of the first spike, at or above T for never.
+      num_steps: T, of all layers or by name.
+      image: the image itself, `[H, W]`, shown on top.
+      columns: features in a row.
+      limit: features shown of a layer.
+
+    Raises:
+      ValueError: if there are no layers.
+    """
+    if not layers:
+        raise ValueError("`layers` is empty: give the maps of at least one layer.")
+    panels = []
+    if image is not None:
+        grey = np.asarray(image, np.float64)
+        panels.append(("image", _mosaic(grey[None], columns), float(grey.max())))
+    for name, times in layers.items():
+        steps = num_steps if isinstance(num_steps, int) else num_steps[name]
+        panels.append(_earliness(name, np.asarray(times), steps, columns, limit))
+    heights = [
+        (WIDTH - 0.2) * mosaic.shape[0] / mosaic.shape[1] for _, mosaic, _ in panels
+    ]
+    with style():
+        figure = new_figure(sum(heights) + 0.32 * len(panels))
+        axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
+        for ax, (title, mosaic, high) in zip(axes[:, 0], panels, strict=True):
+            _show(ax, mosaic, 0.0, high)
+            ax.set_title(title)
+    return figure
+
+
+def _earliness(
+    name: str, times: np.ndarray, num_steps: int, columns: int, limit: int
+) -> tuple[str, np.ndarray, float]:
+    """Title, mosaic and largest value of one layer: T for a spike at the first step, 0 for none."""
+    value = np.maximum(num_steps - times.astype(np.int64), 0).transpose(2, 0, 1)
+    count, total = int((value > 0).sum()), value.size
+    title = f"{name}  ·  {count:,} of {total:,} neurons spike"
+    if len(value) > limit:
+        title += f", {limit} of {len(value)} features shown"
+        most = np.argsort(-(value > 0).sum((1, 2)), kind="stable")[:limit]
+        value = value[np.sort(most)]
+    return title, _mosaic(value.astype(np.float64), columns), float(num_steps)
+
+
+def convergence(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Weight-convergence index, the mean of w (1 - w), of each layer against the images it has seen.
+
+    Args:
+      rows: rows of `metrics.jsonl`; those with `layer`, `seen` and `convergence` count.
+
+    Raises:
+      ValueError: if no row has them.
+    """
+    chosen = [row for row in rows if {"layer", "seen", "convergence"} <= row.keys()]
+    if not chosen:
+        raise ValueError("`rows` hold no convergence index of any layer.")
+    names = list(dict.fromkeys(row["layer"] for row in chosen))
+    looks = [
+        {"color": COLOURS[colour], "ls": line}
+        for line in ("-", (0, (4, 2)), ":")
+        for colour in ("blue", "orange", "green")
+    ]
+    with style():
+        figure = new_figure(2.9, WIDTH / 1.6)
+        ax = figure.subplots()
+        for number, name in enumerate(names):
+            of_layer = [row for row in chosen if row["layer"] == name]
+            x = [row["seen"] for row in of_layer]
+            y = [row["convergence"] for row in of_layer]
+            ax.plot(x, y, label=name, **looks[number % len(looks)])
+        ax.set_xlabel("training images")
+        ax.set_ylabel("mean of w (1 - w)")
+        ax.set_ylim(bottom=0)
+        ax.set_xlim(left=0)
+        ax.legend()
+    return figure
