@@ -1,0 +1,495 @@
+"""Class-incremental methods as small terms over one pytree memory.
+
+A `Method` is a declaration: which `Part`s make up its loss, penalty and prediction, what its buffer keeps (`Storage`), and
+what data it trains on. The functions below run any such declaration: `init_memory` once, then for each task `begin_task`,
+per step `gradients` and `after_step`, at last `end_task`; `scores` whenever it is asked. All are pure, jit-able, and to be
+`vmap`ped over seeds: task number and open classes are traced (`Scope`), and so are weights such as alpha and lambda (`settings`).
+
+A label is a *column* of the head: the first class to open is 0, whatever it is called in the data set.
+
+Axes: B batch, N samples of a task, M slots of the buffer, C columns of the head (its capacity), F features, T time.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from jsnn.continual import buffer as buffers
+from jsnn.continual.buffer import Batch, Buffer, Replay
+from jsnn.layers import Model
+
+Settings = dict[str, dict[str, ArrayLike]]  # part's name -> its weights
+
+
+class Output(NamedTuple):
+    """What a network says about a batch."""
+
+    features: Float[Array, "B F"]  # what the head sees, averaged over time
+    logits: Float[Array, "B C"]  # closed columns are -inf
+    rest: Any  # what the batch leaves behind in the model
+
+
+class Head(NamedTuple):
+    """The linear layer that ends in the logits."""
+
+    weight: Float[Array, "F C"]
+    bias: Float[Array, "C"]
+
+
+def _unchanged(key: Array, images: Array) -> Array:
+    return images
+
+
+class Network(NamedTuple):
+    """Pure functions of a network with a growing head.
+
+    Attributes:
+      apply: `(model, key, images, num_open, train) -> Output`; `images` as stored (bytes) or as `augment` leaves them; `train` is static.
+      head: `params -> Head`, for methods that work on its columns (WA).
+      with_head: `(params, Head) -> params`.
+      augment: `(key, images) -> images`, drawn anew for each sample at each use, replayed ones too; training only.
+      lower: `(model, key, images, train) -> (spikes [T, B, ...], rest)`, the part below the layer at which latent replay enters.
+      upper: `(model, key, spikes, num_open, train) -> Output`, the part above it; `upper(lower(x))` is `apply(x)`.
+    """
+
+    apply: Callable[..., Output]
+    head: Callable[[Any], Head] | None = None
+    with_head: Callable[[Any, Head], Any] | None = None
+    augment: Callable[[Array, Array], Array] = _unchanged
+    lower: Callable[..., tuple[Array, Any]] | None = None
+    upper: Callable[..., Output] | None = None
+
+
+class Scope(NamedTuple):
+    """Where in the stream we are; traced, so that one compilation serves all tasks."""
+
+    task: Int[Array, ""]  # 0-based
+    num_old: Int[Array, ""]  # columns open before this task
+    num_open: Int[Array, ""]  # columns open now
+
+
+class Border(NamedTuple):
+    """What hooks at the border of a task may use."""
+
+    key: Array
+    model: Model
+    scope: Scope
+    data: Batch  # the task's samples, N of them, padded: mind `valid`
+    buffer: Buffer
+
+
+class Step(NamedTuple):
+    """One batch, and this part's draws from the buffer, through the network."""
+
+    key: Array
+    model: Model  # as differentiated
+    scope: Scope
+    batch: Batch
+    inputs: Shaped[Array, "B ..."]  # the batch's images after augmentation
+    output: Output
+    replays: tuple[Replay, ...]
+    replay_inputs: tuple[Array, ...]
+    replay_outputs: tuple[Output, ...]
+
+
+class Part(NamedTuple):
+    """One term of a method. Hooks that are None do nothing; `slot` is this part's place in the memory.
+
+    Attributes:
+      name: key of its slot and its settings.
+      settings: default weights, to be overridden by argument.
+      num_draws: independent draws from the buffer that `loss` needs each step.
+      init: `(network, model, output, buffer) -> slot`; `output` holds shapes only.
+      begin_task: `(network, border, slot, settings) -> (slot, valid [N])`, which may withhold samples from training.
+      loss: `(network, step, slot, settings) -> scalar`, added to the others.
+      penalty: `(params, slot, settings) -> scalar`, likewise, of parameters alone.
+      after_step: `(slot, before, after, gradient) -> slot`: parameters before and after, gradient of the losses without penalties.
+      end_task: `(network, border, slot, settings) -> (model, slot)`; the buffer is that of the next task.
+      scores: `(network, model, slot, settings, scope, images) -> [B, C]`, in place of the logits; closed columns -inf.
+    """
+
+    name: str
+    settings: dict[str, ArrayLike] = {}  # noqa: RUF012 (read only)
+    num_draws: int = 0
+    init: Callable[..., Any] | None = None
+    begin_task: Callable[..., tuple[Any, Array]] | None = None
+    loss: Callable[..., Array] | None = None
+    penalty: Callable[..., Array] | None = None
+    after_step: Callable[..., Any] | None = None
+    end_task: Callable[..., tuple[Model, Any]] | None = None
+    scores: Callable[..., Array] | None = None
+
+
+class Storage(NamedTuple):
+    """What the buffer keeps, and when it is asked.
+
+    Attributes:
+      step: `(buffer, key, scope, replay) -> buffer`, offered every training batch of every epoch, without augmentation.
+      begin: `(network, border) -> buffer`, before a task is trained.
+      end: `(network, border) -> buffer`, after it.
+    """
+
+    step: Callable[..., Buffer] | None = None
+    begin: Callable[..., Buffer] | None = None
+    end: Callable[..., Buffer] | None = None
+
+
+class Method(NamedTuple):
+    """A declaration of a method.
+
+    Attributes:
+      parts: terms, whose names differ.
+      storage: what fills the buffer; None for none.
+      data: what a task trains on: its own samples, these and the buffer's as one set, those of all tasks so far, those of all
+        tasks of the stream (in one run, the last task's), or the buffer's alone (as it is after `begin_task`).
+      fresh_start: parameters are drawn anew for each task.
+      freeze_after: number of tasks after which the network is no longer trained; None: never.
+      passes: draws go through the network in one pass with the batch ("together": batch norm sees the mixture) or one after the
+        other ("apart": each its own statistics, `rest` handed on from pass to pass).
+      latent: the buffer holds bit-packed spikes of `network.lower`, which is frozen after the first task.
+    """
+
+    parts: tuple[Part, ...]
+    storage: Storage | None = None
+    data: Literal["task", "task+buffer", "seen", "all", "buffer"] = "task"
+    fresh_start: bool = False
+    freeze_after: int | None = None
+    passes: Literal["together", "apart"] = "apart"
+    latent: bool = False
+
+
+class Memory(NamedTuple):
+    """All that a method remembers besides the model: one pytree, saved and restored with the rest of the run."""
+
+    buffer: Buffer
+    slots: dict[str, Any]
+
+
+class Update(NamedTuple):
+    """What one batch teaches."""
+
+    gradient: Any  # of everything: for the optimiser
+    task_gradient: Any  # without penalties
+    rest: Any
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]  # of the batch's own samples
+    replay: Replay  # the batch as it is offered to the buffer
+
+
+def default_settings(method: Method) -> Settings:
+    """The weights of a method's parts, to be changed or given an axis for `vmap`."""
+    return {part.name: dict(part.settings) for part in method.parts}
+
+
+def init_memory(
+    network: Network,
+    method: Method,
+    model: Model,
+    image: Shaped[Array, "..."],
+    *,
+    buffer_size: int,
+) -> Memory:
+    """An empty memory for images like `image` (one, without batch axis).
+
+    Raises:
+      ValueError: if a method that replays has no room (`buffer_size` < 1), parts share a name, or latent replay lacks a network in two parts.
+    """
+    names = [part.name for part in method.parts]
+    if len(set(names)) < len(names):
+        raise ValueError(f"`parts` must have different names, got {names}.")
+    if method.storage is not None and buffer_size < 1:
+        raise ValueError(
+            f"`buffer_size` must be at least 1 for a method with a buffer, got {buffer_size}."
+        )
+    if method.storage is None and any(part.num_draws for part in method.parts):
+        raise ValueError("`storage` must be given for parts that draw from the buffer.")
+    key, num_open = jax.random.key(0), jnp.int32(1)
+    output = jax.eval_shape(
+        lambda m, x: network.apply(m, key, x, num_open, False), model, image[None]
+    )
+    if method.latent:
+        spikes = _latent_shape(network, model, image[None])
+        image = jnp.zeros(buffers.packed_size(spikes.shape), jnp.uint8)
+    size = buffer_size if method.storage is not None else 0
+    buffer = buffers.init(size, image, output.logits.shape[1])
+    slots = {
+        part.name: part.init(network, model, output, buffer)
+        for part in method.parts
+        if part.init is not None
+    }
+    return Memory(buffer, slots)
+
+
+def begin_task(
+    network: Network,
+    method: Method,
+    memory: Memory,
+    model: Model,
+    settings: Settings,
+    key: Array,
+    scope: Scope,
+    data: Batch,
+) -> tuple[Memory, Bool[Array, "N"]]:
+    """Prepares for a task with samples `data`; returns which of them may be trained on."""
+    border = Border(key, model, scope, data, memory.buffer)
+    if method.storage is not None and method.storage.begin is not None:
+        border = border._replace(buffer=method.storage.begin(network, border))
+    slots = dict(memory.slots)
+    for number, part in enumerate(method.parts):
+        if part.begin_task is not None:
+            here = border._replace(key=jax.random.fold_in(key, number))
+            slots[part.name], valid = part.begin_task(
+                network, here, slots.get(part.name), settings[part.name]
+            )
+            border = border._replace(data=border.data._replace(valid=valid))
+    return Memory(border.buffer, slots), border.data.valid
+
+
+def gradients(
+    network: Network,
+    method: Method,
+    memory: Memory,
+    model: Model,
+    settings: Settings,
+    key: Array,
+    scope: Scope,
+    batch: Batch,
+) -> Update:
+    """Draws from the buffer, runs the network and differentiates the sum of all parts."""
+    key_draw, key_look, key_loss = jax.random.split(key, 3)
+    size, count = len(batch.labels), sum(part.num_draws for part in method.parts)
+    replays = [
+        buffers.sample(memory.buffer, k, size)
+        for k in jax.random.split(key_draw, count)
+    ]
+
+    def objective(params: Any) -> tuple[Array, tuple[Output, Any]]:
+        here = Model(params, model.rest)
+        step, rest = _look(network, method, here, key_look, scope, batch, replays)
+        loss, start = jnp.zeros(()), 0
+        for number, part in enumerate(method.parts):
+            if part.loss is not None:
+                own = slice(start, start + part.num_draws)
+                view = step._replace(
+                    key=jax.random.fold_in(key_loss, number),
+                    replays=step.replays[own],
+                    replay_inputs=step.replay_inputs[own],
+                    replay_outputs=step.replay_outputs[own],
+                )
+                slot = memory.slots.get(part.name)
+                loss += part.loss(network, view, slot, settings[part.name])
+            start += part.num_draws
+        return loss, (step, rest)
+
+    (loss, (step, rest)), task_gradient = jax.value_and_grad(objective, has_aux=True)(
+        model.params
+    )
+    gradient = task_gradient
+    for part in method.parts:
+        if part.penalty is not None:
+            value, pull = jax.value_and_grad(part.penalty)(
+                model.params, memory.slots.get(part.name), settings[part.name]
+            )
+            loss, gradient = loss + value, jax.tree.map(jnp.add, gradient, pull)
+    hits = (step.output.logits.argmax(1) == batch.labels).astype(jnp.float32)
+    offered = batch
+    if method.latent:
+        offered = batch._replace(images=_pack(network, model, key_look, batch.images))
+    tasks = jnp.full_like(batch.labels, scope.task)
+    replay = Replay(offered, tasks, jax.lax.stop_gradient(step.output.logits))
+    accuracy = buffers.mean_of(hits, batch.valid)
+    return Update(gradient, task_gradient, rest, loss, accuracy, replay)
+
+
+def after_step(
+    method: Method,
+    memory: Memory,
+    key: Array,
+    scope: Scope,
+    update: Update,
+    before: Any,
+    after: Any,
+) -> Memory:
+    """Lets parts and buffer learn from an optimiser step that moved parameters from `before` to `after`."""
+    slots = dict(memory.slots)
+    for part in method.parts:
+        if part.after_step is not None:
+            slots[part.name] = part.after_step(
+                slots[part.name], before, after, update.task_gradient
+            )
+    buffer = memory.buffer
+    if method.storage is not None and method.storage.step is not None:
+        buffer = method.storage.step(buffer, key, scope, update.replay)
+    return Memory(buffer, slots)
+
+
+def end_task(
+    network: Network,
+    method: Method,
+    memory: Memory,
+    model: Model,
+    settings: Settings,
+    key: Array,
+    scope: Scope,
+    data: Batch,
+) -> tuple[Memory, Model]:
+    """Closes a task: the buffer first, then the parts in order, each of which may change the model."""
+    border = Border(key, model, scope, data, memory.buffer)
+    if method.storage is not None and method.storage.end is not None:
+        border = border._replace(buffer=method.storage.end(network, border))
+    slots = dict(memory.slots)
+    for number, part in enumerate(method.parts):
+        if part.end_task is not None:
+            here = border._replace(key=jax.random.fold_in(key, number))
+            model, slots[part.name] = part.end_task(
+                network, here, slots.get(part.name), settings[part.name]
+            )
+            border = border._replace(model=model)
+    return Memory(border.buffer, slots), border.model
+
+
+def scores(
+    network: Network,
+    method: Method,
+    memory: Memory,
+    model: Model,
+    settings: Settings,
+    scope: Scope,
+    images: Shaped[Array, "B ..."],
+) -> Float[Array, "B C"]:
+    """What the method predicts from, the largest being its class: the last part that has `scores`, or else the logits."""
+    for part in reversed(method.parts):
+        if part.scores is not None:
+            slot = memory.slots.get(part.name)
+            return part.scores(network, model, slot, settings[part.name], scope, images)
+    # Evaluation draws nothing, so any key will do.
+    return network.apply(model, jax.random.key(0), images, scope.num_open, False).logits
+
+
+def within(
+    scores: Float[Array, "B C"], columns: Bool[Array, "C"] | Bool[Array, "B C"]
+) -> Float[Array, "B C"]:
+    """Scores for task-IL: -inf outside the columns of the sample's task."""
+    return jnp.where(jnp.broadcast_to(columns, scores.shape), scores, -jnp.inf)
+
+
+def cross_entropy(
+    logits: Float[Array, "B C"], labels: Int[Array, "B"], valid: Bool[Array, "B"]
+) -> Float[Array, ""]:
+    """Mean cross entropy of valid rows; 0 if there are none. Infinite if a valid label's column is closed."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.where(valid, labels, 0)
+    )
+    return buffers.mean_of(losses, valid)
+
+
+def _look(
+    network: Network,
+    method: Method,
+    model: Model,
+    key: Array,
+    scope: Scope,
+    batch: Batch,
+    replays: list[Replay],
+) -> tuple[Step, Any]:
+    """Batch and draws through the network."""
+    key_augment, key_apply = jax.random.split(key)
+    # Rows that the buffer could not fill show the batch instead: no loss counts them, but batch norm sees real images.
+    shown = [batch.images]
+    for replay in replays if not method.latent else []:
+        mask = replay.batch.valid.reshape(-1, *[1] * (batch.images.ndim - 1))
+        shown.append(jnp.where(mask, replay.batch.images, batch.images))
+    inputs = [
+        network.augment(jax.random.fold_in(key_augment, i), x)
+        for i, x in enumerate(shown)
+    ]
+    if method.latent:
+        outputs, rest = _latent_passes(
+            network, model, key_apply, scope, inputs[0], replays
+        )
+        inputs += [replay.batch.images for replay in replays]
+    elif method.passes == "together":
+        outputs, rest = _one_pass(network, model, key_apply, scope, inputs)
+    else:
+        outputs, rest = [], model.rest
+        for i, x in enumerate(inputs):
+            k = jax.random.fold_in(key_apply, i)
+            here = Model(model.params, rest)
+            outputs.append(network.apply(here, k, x, scope.num_open, True))
+            rest = outputs[-1].rest
+    step = Step(
+        key, model, scope, batch, inputs[0], outputs[0],
+        tuple(replays), tuple(inputs[1:]), tuple(outputs[1:]),
+    )  # fmt: skip
+    return step, rest
+
+
+def _one_pass(
+    network: Network, model: Model, key: Array, scope: Scope, inputs: list[Array]
+) -> tuple[list[Output], Any]:
+    size, all_inputs = len(inputs[0]), jnp.concatenate(inputs)
+    whole = network.apply(model, key, all_inputs, scope.num_open, True)
+    outputs = [
+        Output(
+            whole.features[i * size : (i + 1) * size],
+            whole.logits[i * size : (i + 1) * size],
+            whole.rest,
+        )
+        for i in range(len(inputs))
+    ]
+    return outputs, whole.rest
+
+
+def _halves(network: Network) -> tuple[Callable[..., Any], Callable[..., Output]]:
+    if network.lower is None or network.upper is None:
+        raise ValueError(
+            "`network` must define `lower` and `upper` for latent replay, got None."
+        )
+    return network.lower, network.upper
+
+
+def _latent_shape(network: Network, model: Model, images: Array) -> Any:
+    """Shape of one image's spikes, without batch axis: `[T, ...]`."""
+    lower, _ = _halves(network)
+    spikes, _ = jax.eval_shape(
+        lambda m, x: lower(m, jax.random.key(0), x, False), model, images[:1]
+    )
+    return jax.ShapeDtypeStruct((spikes.shape[0], *spikes.shape[2:]), spikes.dtype)
+
+
+def _pack(network: Network, model: Model, key: Array, images: Array) -> Array:
+    lower, _ = _halves(network)
+    return buffers.pack(lower(model, key, images, False)[0])
+
+
+def _latent_passes(
+    network: Network,
+    model: Model,
+    key: Array,
+    scope: Scope,
+    inputs: Array,
+    replays: list[Replay],
+) -> tuple[list[Output], Any]:
+    """The batch through both halves, the draws through the upper one; the lower one stands still after the first task."""
+    lower, upper = _halves(network)
+    shape = _latent_shape(network, model, inputs)
+    first = scope.task == 0
+    spikes, rest = lower(model, jax.random.fold_in(key, 0), inputs, True)
+    still, _ = lower(model, key, inputs, False)
+    spikes = jnp.where(first, spikes, jax.lax.stop_gradient(still))
+    rest = jax.tree.map(lambda new, old: jnp.where(first, new, old), rest, model.rest)
+    outputs = []
+    latents = [spikes]
+    for replay in replays:
+        latents.append(buffers.unpack(replay.batch.images, shape.shape, shape.dtype))
+    for i, z in enumerate(latents):
+        here = Model(model.params, rest)
+        k = jax.random.fold_in(key, i + 1)
+        outputs.append(upper(here, k, z, scope.num_open, True))
+        rest = outputs[-1].rest
+    return outputs, rest
