@@ -20,49 +20,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jsnn.continual import buffer as buffers
+from jsnn.continual import network as networks
 from jsnn.continual.buffer import Batch, Buffer, Replay
+from jsnn.continual.network import Head as Head
+from jsnn.continual.network import Network, Output
 from jsnn.layers import Model
 
 Settings = dict[str, dict[str, ArrayLike]]  # part's name -> its weights
-
-
-class Output(NamedTuple):
-    """What a network says about a batch."""
-
-    features: Float[Array, "B F"]  # what the head sees, averaged over time
-    logits: Float[Array, "B C"]  # closed columns are -inf
-    rest: Any  # what the batch leaves behind in the model
-
-
-class Head(NamedTuple):
-    """The linear layer that ends in the logits."""
-
-    weight: Float[Array, "F C"]
-    bias: Float[Array, "C"]
-
-
-def _unchanged(key: Array, images: Array) -> Array:
-    return images
-
-
-class Network(NamedTuple):
-    """Pure functions of a network with a growing head.
-
-    Attributes:
-      apply: `(model, key, images, num_open, train) -> Output`; `images` as stored (bytes) or as `augment` leaves them; `train` is static.
-      head: `params -> Head`, for methods that work on its columns (WA).
-      with_head: `(params, Head) -> params`.
-      augment: `(key, images) -> images`, drawn anew for each sample at each use, replayed ones too; training only.
-      lower: `(model, key, images, train) -> (spikes [T, B, ...], rest)`, the part below the layer at which latent replay enters.
-      upper: `(model, key, spikes, num_open, train) -> Output`, the part above it; `upper(lower(x))` is `apply(x)`.
-    """
-
-    apply: Callable[..., Output]
-    head: Callable[[Any], Head] | None = None
-    with_head: Callable[[Any, Head], Any] | None = None
-    augment: Callable[[Array, Array], Array] = _unchanged
-    lower: Callable[..., tuple[Array, Any]] | None = None
-    upper: Callable[..., Output] | None = None
 
 
 class Scope(NamedTuple):
@@ -152,6 +116,7 @@ class Method(NamedTuple):
       passes: draws go through the network in one pass with the batch ("together": batch norm sees the mixture) or one after the
         other ("apart": each its own statistics, `rest` handed on from pass to pass).
       latent: the buffer holds bit-packed spikes of `network.lower`, which is frozen after the first task.
+      withheld: share of the buffer's slots that a part keeps apart for itself (BiC's validation samples).
     """
 
     parts: tuple[Part, ...]
@@ -161,6 +126,7 @@ class Method(NamedTuple):
     freeze_after: int | None = None
     passes: Literal["together", "apart"] = "apart"
     latent: bool = False
+    withheld: float = 0.0
 
 
 class Memory(NamedTuple):
@@ -208,14 +174,17 @@ def init_memory(
         )
     if method.storage is None and any(part.num_draws for part in method.parts):
         raise ValueError("`storage` must be given for parts that draw from the buffer.")
-    key, num_open = jax.random.key(0), jnp.int32(1)
     output = jax.eval_shape(
-        lambda m, x: network.apply(m, key, x, num_open, False), model, image[None]
+        lambda m, x: networks.evaluate(network, m, x, jnp.int32(1)),
+        model,
+        image[None],
     )
     if method.latent:
-        spikes = _latent_shape(network, model, image[None])
+        spikes = networks.latent_struct(network, model, image[None])
         image = jnp.zeros(buffers.packed_size(spikes.shape), jnp.uint8)
-    size = buffer_size if method.storage is not None else 0
+    size = 0
+    if method.storage is not None:
+        size = buffer_size - round(buffer_size * method.withheld)
     buffer = buffers.init(size, image, output.logits.shape[1])
     slots = {
         part.name: part.init(network, model, output, buffer)
@@ -299,7 +268,7 @@ def gradients(
     hits = (step.output.logits.argmax(1) == batch.labels).astype(jnp.float32)
     offered = batch
     if method.latent:
-        offered = batch._replace(images=_pack(network, model, key_look, batch.images))
+        offered = batch._replace(images=networks.latent(network, model, batch.images))
     tasks = jnp.full_like(batch.labels, scope.task)
     replay = Replay(offered, tasks, jax.lax.stop_gradient(step.output.logits))
     accuracy = buffers.mean_of(hits, batch.valid)
@@ -367,8 +336,7 @@ def scores(
         if part.scores is not None:
             slot = memory.slots.get(part.name)
             return part.scores(network, model, slot, settings[part.name], scope, images)
-    # Evaluation draws nothing, so any key will do.
-    return network.apply(model, jax.random.key(0), images, scope.num_open, False).logits
+    return networks.evaluate(network, model, images, scope.num_open).logits
 
 
 def within(
@@ -399,97 +367,39 @@ def _look(
 ) -> tuple[Step, Any]:
     """Batch and draws through the network."""
     key_augment, key_apply = jax.random.split(key)
-    # Rows that the buffer could not fill show the batch instead: no loss counts them, but batch norm sees real images.
-    shown = [batch.images]
-    for replay in replays if not method.latent else []:
-        mask = replay.batch.valid.reshape(-1, *[1] * (batch.images.ndim - 1))
-        shown.append(jnp.where(mask, replay.batch.images, batch.images))
-    inputs = [
-        network.augment(jax.random.fold_in(key_augment, i), x)
-        for i, x in enumerate(shown)
-    ]
+
+    def augment(number: int, images: Array) -> Array:
+        return network.augment(jax.random.fold_in(key_augment, number), images)
+
+    inputs = [augment(0, batch.images)]
     if method.latent:
-        outputs, rest = _latent_passes(
-            network, model, key_apply, scope, inputs[0], replays
-        )
         inputs += [replay.batch.images for replay in replays]
-    elif method.passes == "together":
-        outputs, rest = _one_pass(network, model, key_apply, scope, inputs)
+        outputs, rest = networks.forward_latent(
+            network,
+            model,
+            key_apply,
+            scope.num_open,
+            inputs[0],
+            inputs[1:],
+            frozen=scope.task > 0,
+        )
     else:
-        outputs, rest = [], model.rest
-        for i, x in enumerate(inputs):
-            k = jax.random.fold_in(key_apply, i)
-            here = Model(model.params, rest)
-            outputs.append(network.apply(here, k, x, scope.num_open, True))
-            rest = outputs[-1].rest
+        inputs += [
+            augment(i + 1, networks.instead_of(batch.images, replay))
+            for i, replay in enumerate(replays)
+        ]
+        outputs, rest = networks.forward(
+            network, model, key_apply, scope.num_open, inputs, method.passes
+        )
     step = Step(
-        key, model, scope, batch, inputs[0], outputs[0],
-        tuple(replays), tuple(inputs[1:]), tuple(outputs[1:]),
-    )  # fmt: skip
-    return step, rest
-
-
-def _one_pass(
-    network: Network, model: Model, key: Array, scope: Scope, inputs: list[Array]
-) -> tuple[list[Output], Any]:
-    size, all_inputs = len(inputs[0]), jnp.concatenate(inputs)
-    whole = network.apply(model, key, all_inputs, scope.num_open, True)
-    outputs = [
-        Output(
-            whole.features[i * size : (i + 1) * size],
-            whole.logits[i * size : (i + 1) * size],
-            whole.rest,
-        )
-        for i in range(len(inputs))
-    ]
-    return outputs, whole.rest
-
-
-def _halves(network: Network) -> tuple[Callable[..., Any], Callable[..., Output]]:
-    if network.lower is None or network.upper is None:
-        raise ValueError(
-            "`network` must define `lower` and `upper` for latent replay, got None."
-        )
-    return network.lower, network.upper
-
-
-def _latent_shape(network: Network, model: Model, images: Array) -> Any:
-    """Shape of one image's spikes, without batch axis: `[T, ...]`."""
-    lower, _ = _halves(network)
-    spikes, _ = jax.eval_shape(
-        lambda m, x: lower(m, jax.random.key(0), x, False), model, images[:1]
+        key,
+        model,
+        scope,
+        batch,
+        inputs[0],
+        outputs[0],
+        tuple(replays),
+        tuple(inputs[1:]),
+        tuple(outputs[1:]),
     )
-    return jax.ShapeDtypeStruct((spikes.shape[0], *spikes.shape[2:]), spikes.dtype)
-
-
-def _pack(network: Network, model: Model, key: Array, images: Array) -> Array:
-    lower, _ = _halves(network)
-    return buffers.pack(lower(model, key, images, False)[0])
-
-
-def _latent_passes(
-    network: Network,
-    model: Model,
-    key: Array,
-    scope: Scope,
-    inputs: Array,
-    replays: list[Replay],
-) -> tuple[list[Output], Any]:
-    """The batch through both halves, the draws through the upper one; the lower one stands still after the first task."""
-    lower, upper = _halves(network)
-    shape = _latent_shape(network, model, inputs)
-    first = scope.task == 0
-    spikes, rest = lower(model, jax.random.fold_in(key, 0), inputs, True)
-    still, _ = lower(model, key, inputs, False)
-    spikes = jnp.where(first, spikes, jax.lax.stop_gradient(still))
-    rest = jax.tree.map(lambda new, old: jnp.where(first, new, old), rest, model.rest)
-    outputs = []
-    latents = [spikes]
-    for replay in replays:
-        latents.append(buffers.unpack(replay.batch.images, shape.shape, shape.dtype))
-    for i, z in enumerate(latents):
-        here = Model(model.params, rest)
-        k = jax.random.fold_in(key, i + 1)
-        outputs.append(upper(here, k, z, scope.num_open, True))
-        rest = outputs[-1].rest
-    return outputs, rest
+    return step, rest
