@@ -1,0 +1,290 @@
+"""Layers as declarations, and what they do with one image or many.
+
+A layer pools the map of the layer below, pads it, and integrates and fires. `pooled` does the first, once, and its result is
+what training functions take and caches hold; padding happens on the fly. `Conv` layers learn by STDP, `Decision` layers by
+reward; a decision layer has no threshold: it looks at the last step only, and its largest potential decides.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+
+from jsnn.stdp import waves
+from jsnn.stdp.winners import Winners, k_winners_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """A layer that fires at its threshold and learns from its winners."""
+
+    features: int
+    """F, number of feature maps."""
+    kernel: int
+    """Pixels a side."""
+    threshold: float
+    """A neuron fires at the first step whose potential exceeds this."""
+    num_winners: int
+    """k, neurons that learn from an image, at most."""
+    radius: int
+    """Rows and columns around a winner in which no other may win."""
+    pool: int = 1
+    """Pixels a side of the windows in which the input is pooled first."""
+    pool_padding: int = 0
+    """Silent pixels on each side before pooling."""
+    pad: int = 0
+    """Silent pixels on each side after pooling."""
+    stabilise: bool = True
+    """Whether changes of weights vanish towards the bounds."""
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """A layer whose strongest neuron at the last step names the class, and which learns by reward and punishment."""
+
+    features: int
+    """F, number of feature maps; feature f stands for class f // (F / classes)."""
+    kernel: int
+    """Pixels a side."""
+    classes: int = 10
+    """C, number of classes, which divides `features`."""
+    pool: int = 1
+    """Pixels a side of the windows in which the input is pooled first."""
+    pool_padding: int = 0
+    """Silent pixels on each side before pooling."""
+    pad: int = 0
+    """Silent pixels on each side after pooling."""
+
+    def __post_init__(self):
+        _check(self)
+        if self.classes < 1 or self.features % self.classes:
+            raise ValueError(
+                f"`classes` must divide the {self.features} `features`, got {self.classes}."
+            )
+
+
+Layer = Conv | Decision
+
+
+def _check(spec: Layer) -> None:
+    for name in ("features", "kernel", "pool"):
+        if getattr(spec, name) < 1:
+            raise ValueError(
+                f"`{name}` must be at least 1, got {getattr(spec, name)}."
+            )
+    for name in ("pool_padding", "pad"):
+        if getattr(spec, name) < 0:
+            raise ValueError(
+                f"`{name}` must not be negative, got {getattr(spec, name)}."
+            )
+
+
+def init_weights(
+    key: PRNGKeyArray,
+    spec: Layer,
+    channels: int,
+    *,
+    mean: ArrayLike = 0.8,
+    std: ArrayLike = 0.05,
+) -> Float[Array, "F C k k"]:
+    """Normally distributed weights for an input of `channels` maps."""
+    shape = (spec.features, channels, spec.kernel, spec.kernel)
+    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    return mean + std * jax.random.normal(key, shape, jnp.float32)
+
+
+def output_shape(spec: Layer, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """`(F, H, W)` of the layer's output for the `(C, H, W)` of the map below, before pooling.
+
+    Raises:
+      ValueError: if the map is too small for the layer.
+    """
+    pooled = [(n + 2 * spec.pool_padding) // spec.pool for n in shape[1:]]
+    sides = [n + 2 * spec.pad - spec.kernel + 1 for n in pooled]
+    if min(*sides, *pooled) < 1:
+        raise ValueError(
+            f"The map below has {shape[1]} x {shape[2]} neurons, too few for pooling by {spec.pool} and a `kernel` of {spec.kernel}; pad more or use smaller ones."
+        )
+    return spec.features, sides[0], sides[1]
+
+
+def shapes(
+    network: tuple[Layer, ...], shape: tuple[int, int, int]
+) -> list[tuple[int, int, int]]:
+    """Output shapes of all layers of a chain, for an input of `(C, H, W)`.
+
+    Raises:
+      ValueError: if a layer's input is too small for it.
+    """
+    found = []
+    for spec in network:
+        shape = output_shape(spec, shape)
+        found.append(shape)
+    return found
+
+
+def pooled(
+    spec: Layer, times: UInt8[Array, "*N C H W"], num_steps: int
+) -> UInt8[Array, "*N C H2 W2"]:
+    """The input that the layer's other functions take: the map below, pooled, not padded."""
+    if spec.pool == 1 and spec.pool_padding == 0:
+        return times
+    return waves.pool(
+        times, spec.pool, padding=spec.pool_padding, num_steps=num_steps
+    )
+
+
+def pooled_activity(
+    spec: Layer, active: Bool[Array, "*N C H W"]
+) -> Bool[Array, "*N C H2 W2"]:
+    """As `pooled`, at the last step alone: whether any neuron of a window fired."""
+    times = jnp.where(active, 0, 1).astype(jnp.uint8)
+    return pooled(spec, times, 1) < 1
+
+
+def padded(
+    spec: Layer, inputs: UInt8[Array, "*N C H W"], num_steps: int
+) -> UInt8[Array, "*N C H2 W2"]:
+    """What the layer's kernels slide over."""
+    return waves.pad(inputs, spec.pad, num_steps) if spec.pad else inputs
+
+
+def padded_activity(
+    spec: Layer, active: Bool[Array, "*N C H W"]
+) -> Bool[Array, "*N C H2 W2"]:
+    """As `padded`, at the last step alone."""
+    edges = [(0, 0)] * (active.ndim - 2) + [(spec.pad, spec.pad)] * 2
+    return jnp.pad(active, edges)
+
+
+def fire(
+    spec: Conv,
+    weights: Float[Array, "F C k k"],
+    inputs: UInt8[Array, "C H W"],
+    num_steps: int,
+    *,
+    threshold: ArrayLike | None = None,
+) -> UInt8[Array, "F H2 W2"]:
+    """First-spike times of all neurons of the layer, from its pooled input. No inhibition: this is what the next layer sees."""
+    theta = spec.threshold if threshold is None else threshold
+    return waves.fire(weights, padded(spec, inputs, num_steps), theta, num_steps)
+
+
+def fire_at_last(
+    spec: Conv,
+    weights: Float[Array, "F C k k"],
+    active: Bool[Array, "C H W"],
+    *,
+    threshold: ArrayLike | None = None,
+) -> Bool[Array, "F H2 W2"]:
+    """Who fires at all, from who fired below at all: T times cheaper than `fire`, and all that a decision layer asks."""
+    theta = spec.threshold if threshold is None else threshold
+    return waves.fire_at_last(weights, padded_activity(spec, active), theta)
+
+
+def compete(
+    spec: Conv,
+    weights: Float[Array, "F C k k"],
+    inputs: UInt8[Array, "C H W"],
+    num_steps: int,
+    *,
+    threshold: ArrayLike | None = None,
+) -> Winners:
+    """Winners on one image: pointwise inhibition, then k winners with the layer's radius."""
+    theta = spec.threshold if threshold is None else threshold
+    image = padded(spec, inputs, num_steps)
+    crossing = waves.first_crossing(weights, image, theta, num_steps)
+    height, width = (n - spec.kernel + 1 for n in image.shape[1:])
+    return k_winners_of(
+        crossing,
+        (height, width),
+        num_winners=spec.num_winners,
+        radius=spec.radius,
+        num_steps=num_steps,
+    )
+
+
+class Verdict(NamedTuple):
+    """What a decision layer says to one image; −1 and zeros where no potential is above zero."""
+
+    decision: Int[Array, ""]  # class, or -1
+    index: Int[Array, "3"]  # feature, row, column
+    potential: Float[Array, ""]
+
+
+def decide(
+    spec: Decision, weights: Float[Array, "F C k k"], active: Bool[Array, "C H W"]
+) -> Verdict:
+    """The neuron with the largest potential at the last step, the first among equals (feature, row, column), and its class."""
+    image = padded_activity(spec, active)
+    flat = weights.reshape(weights.shape[0], -1)
+    potential = flat @ waves.patches(image, spec.kernel).astype(flat.dtype)
+    size = tuple(n - spec.kernel + 1 for n in image.shape[1:])
+    return verdict(spec, potential, size)
+
+
+def verdict(
+    spec: Decision, potential: Float[Array, "F P"], size: tuple[int, int]
+) -> Verdict:
+    """The verdict, given the potentials at `size` = (rows, columns) positions."""
+    value = potential.max()
+    number = jnp.arange(potential.size, dtype=jnp.int32).reshape(potential.shape)
+    first = jnp.where(potential == value, number, potential.size).min()
+    feature, place = first // potential.shape[1], first % potential.shape[1]
+    index = jnp.stack([feature, place // size[1], place % size[1]])
+    loud = value > 0
+    decision = feature // (spec.features // spec.classes)
+    return Verdict(
+        jnp.where(loud, decision, -1),
+        jnp.where(loud, index, -1),
+        jnp.where(loud, value, 0),
+    )
+
+
+def respond(
+    spec: Conv,
+    weights: Float[Array, "F C k k"],
+    inputs: UInt8[Array, "N C H W"],
+    num_steps: int,
+    *,
+    threshold: ArrayLike | None = None,
+    above: Layer | None = None,
+) -> UInt8[Array, "N F H2 W2"]:
+    """`fire` for many images, one after the other, pooled for the layer `above`: what to compute once and keep."""
+
+    def one(image):
+        times = fire(spec, weights, image, num_steps, threshold=threshold)
+        return times if above is None else pooled(above, times, num_steps)
+
+    return lax.map(one, inputs)
+
+
+def respond_at_last(
+    spec: Conv,
+    weights: Float[Array, "F C k k"],
+    active: Bool[Array, "N C H W"],
+    *,
+    threshold: ArrayLike | None = None,
+    above: Layer | None = None,
+) -> Bool[Array, "N F H2 W2"]:
+    """`fire_at_last` for many images, pooled for the layer `above`."""
+
+    def one(image):
+        fired = fire_at_last(spec, weights, image, threshold=threshold)
+        return fired if above is None else pooled_activity(above, fired)
+
+    return lax.map(one, active)
+
+
+def decide_all(
+    spec: Decision, weights: Float[Array, "F C k k"], active: Bool[Array, "N C H W"]
+) -> Verdict:
+    """`decide` for many images; every field has a leading axis N."""
+    return lax.map(lambda image: decide(spec, weights, image), active)

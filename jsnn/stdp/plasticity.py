@@ -1,0 +1,119 @@
+r"""The learning rules: what one image does to the weights of the winners, and how rates change over images.
+
+A winner that fired at step $t$ compares itself with each of its synapses, whose input fired first at $t_{in}$ (T: never):
+
+$$\Delta w = \begin{cases} a_{ltp} & t_{in} \le t \\ a_{ltd} & \text{otherwise}\end{cases}
+  \times \bigl[(w - w_{low})(w_{high} - w)\bigr]$$
+
+The bracket is the stabiliser. STDP has $a_{ltp} > 0 > a_{ltd}$, anti-STDP the opposite. Afterwards all weights of the layer
+are clipped to $[w_{low}, w_{high}]$, winners' and others'. Reference: Mozafari et al., Pattern Recognition 94 (2019) 87.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from jsnn.stdp.winners import Winners
+
+
+class Rates(NamedTuple):
+    """Learning rates of synapses whose input fired in time (`ltp`), and of the others (`ltd`)."""
+
+    ltp: ArrayLike
+    ltd: ArrayLike
+
+
+class Bounds(NamedTuple):
+    """Weights stay within these."""
+
+    low: ArrayLike = 0.0
+    high: ArrayLike = 1.0
+
+
+class Doubling(NamedTuple):
+    """Schedule of unsupervised layers: every so many images `ltp` doubles, up to `cap`, and `ltd` follows it."""
+
+    every: ArrayLike = 500
+    cap: ArrayLike = 0.15
+    ltd_ratio: ArrayLike = -0.75
+
+
+def as_arrays(tree: NamedTuple, dtype=jnp.float32):
+    """The same tuple, its numbers as arrays of `dtype`."""
+    return type(tree)(*(jnp.asarray(x, dtype) for x in tree))
+
+
+def learn(
+    weights: Float[Array, "F C k k"],
+    times: UInt8[Array, "C H W"],
+    winners: Winners,
+    rates: Rates,
+    bounds: Bounds,
+    *,
+    stabilise: bool,
+) -> Float[Array, "F C k k"]:
+    """Weights after one image. With anti-STDP's rates it unlearns; with zero rates it only clips.
+
+    Args:
+      weights: of the layer.
+      times: the layer's padded input.
+      winners: at most one a feature.
+      rates: of this image.
+      bounds: of all weights.
+      stabilise: whether changes vanish towards the bounds.
+    """
+    rates, bounds = as_arrays(rates), as_arrays(bounds)
+    for index, fired in zip(winners.index, winners.times, strict=True):
+        weights = _learn_one(weights, times, index, fired, rates, bounds, stabilise)
+    return jnp.clip(weights, bounds.low, bounds.high)
+
+
+def _learn_one(weights, times, index, fired, rates, bounds, stabilise):
+    feature, row, column = index
+    seen = lax.dynamic_slice(times, (0, row, column), weights.shape[1:])
+    w = lax.dynamic_index_in_dim(weights, feature, keepdims=False)
+    new = w + change(w, seen <= fired, rates, bounds, stabilise=stabilise)
+    # A missing winner has feature −1, which the update below would clamp to 0.
+    new = jnp.where(feature >= 0, new, w)
+    return lax.dynamic_update_index_in_dim(weights, new, feature, 0)
+
+
+def change(
+    weights: Float[Array, "*K"],
+    in_time: Bool[Array, "*K"],
+    rates: Rates,
+    bounds: Bounds,
+    *,
+    stabilise: bool,
+) -> Float[Array, "*K"]:
+    """Change of a winner's weights, not clipped yet."""
+    step = jnp.where(in_time, rates.ltp, rates.ltd)
+    if stabilise:
+        step = step * ((weights - bounds.low) * (bounds.high - weights))
+    return step
+
+
+def doubled(
+    rates: Rates, count: Int[Array, ""], schedule: Doubling
+) -> tuple[Rates, Int[Array, ""]]:
+    """Rates for the next image, and the number of images since the last doubling, that image included."""
+    count = count + 1
+    due = count >= jnp.asarray(schedule.every, jnp.int32)
+    cap, ratio = (jnp.asarray(x, jnp.float32) for x in (schedule.cap, schedule.ltd_ratio))
+    ltp = jnp.minimum(2 * rates.ltp, cap)
+    new = Rates(jnp.where(due, ltp, rates.ltp), jnp.where(due, ratio * ltp, rates.ltd))
+    return new, jnp.where(due, 0, count)
+
+
+def adapted(
+    base: Rates, fraction: Float[Array, ""], floor: ArrayLike, gain: ArrayLike
+) -> Rates:
+    """Adaptive rates of reward-modulated STDP: `base * (fraction * gain + floor)`.
+
+    Rewards take the fraction of misses of the window just seen, punishments that of hits, so that what happens rarely counts more.
+    """
+    scale = fraction * jnp.asarray(gain, jnp.float32) + jnp.asarray(floor, jnp.float32)
+    return Rates(*(jnp.asarray(a, jnp.float32) * scale for a in base))

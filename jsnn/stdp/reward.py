@@ -1,0 +1,217 @@
+"""Reward-modulated STDP of decision layers: correct decisions are reinforced, wrong ones unlearned, silence changes nothing.
+
+After each window of images the rates adapt to the fractions of hits and misses in it. Reference: Mozafari et al., Pattern
+Recognition 94 (2019) 87.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from jsnn.stdp import layer, plasticity
+from jsnn.stdp.layer import Decision
+from jsnn.stdp.plasticity import Bounds, Rates
+
+
+class RewardParams(NamedTuple):
+    """What a sweep may vary. Rates in effect are these times `fraction * gain + floor`."""
+
+    reward: Rates = Rates(0.004, -0.003)
+    punish: Rates = Rates(-0.004, 0.0005)
+    bounds: Bounds = Bounds(0.2, 0.8)
+    floor: ArrayLike = 0.0
+    gain: ArrayLike = 1.0
+
+
+class RewardState(NamedTuple):
+    """All that training changes: saved and restored as a whole."""
+
+    weights: Float[Array, "F C k k"]
+    reward: Rates
+    punish: Rates
+
+
+def init(
+    weights: Float[Array, "F C k k"], params: RewardParams = RewardParams()
+) -> RewardState:
+    """State before the first image: the first window has the base rates themselves."""
+    reward, punish = (plasticity.as_arrays(r) for r in (params.reward, params.punish))
+    return RewardState(weights, reward, punish)
+
+
+def rates_for(
+    state: RewardState, decision: Int[Array, ""], label: Int[Array, ""]
+) -> Rates:
+    """Reward's rates for a correct decision, else punishment's."""
+    right = decision == label
+    return Rates(
+        *(jnp.where(right, a, b) for a, b in zip(state.reward, state.punish, strict=True))
+    )
+
+
+def step(
+    spec: Decision,
+    state: RewardState,
+    active: Bool[Array, "C H W"],
+    label: Int[Array, ""],
+    params: RewardParams,
+) -> tuple[RewardState, layer.Verdict]:
+    """One image by the plain rule: decide, then learn. Silence leaves the weights as they are, unclipped too."""
+    verdict = layer.decide(spec, state.weights, active)
+    bounds = plasticity.as_arrays(params.bounds)
+    image = layer.padded_activity(spec, active)
+    feature, row, column = verdict.index
+    seen = lax.dynamic_slice(image, (0, row, column), state.weights.shape[1:])
+    w = lax.dynamic_index_in_dim(state.weights, feature, keepdims=False)
+    rates = rates_for(state, verdict.decision, label)
+    new = w + plasticity.change(w, seen, rates, bounds, stabilise=False)
+    weights = lax.dynamic_update_index_in_dim(state.weights, new, feature, 0)
+    weights = jnp.clip(weights, bounds.low, bounds.high)
+    weights = jnp.where(verdict.decision >= 0, weights, state.weights)
+    return state._replace(weights=weights), verdict
+
+
+def adapt(
+    state: RewardState,
+    decisions: Int[Array, "S"],
+    labels: Int[Array, "S"],
+    params: RewardParams,
+    shown: Bool[Array, "S"] | None = None,
+) -> RewardState:
+    """Rates for the next window, from the decisions in this one; `shown` marks those that count (all, if None)."""
+    shown = jnp.ones(decisions.shape, bool) if shown is None else shown
+    count = jnp.maximum(shown.sum(), 1).astype(jnp.float32)
+    hits = (shown & (decisions == labels)).sum() / count
+    misses = (shown & (decisions != labels) & (decisions >= 0)).sum() / count
+    return state._replace(
+        reward=plasticity.adapted(params.reward, misses, params.floor, params.gain),
+        punish=plasticity.adapted(params.punish, hits, params.floor, params.gain),
+    )
+
+
+def run_window(
+    spec: Decision,
+    state: RewardState,
+    active: Bool[Array, "N C H W"],
+    labels: Int[Array, "N"],
+    order: Int[Array, "S"],
+    params: RewardParams,
+    *,
+    block: int = 16,
+) -> tuple[RewardState, layer.Verdict]:
+    """Images one after the other at constant rates.
+
+    Args:
+      spec: the layer.
+      state: from `init` or `adapt`.
+      active: which neurons of the (pooled) layer below fired at all, for all images.
+      labels: their classes.
+      order: which images to show, in this order; −1 shows none (decision −1), to fill up.
+      params: from `RewardParams`.
+      block: images whose potentials are computed as one product; changes the speed alone.
+
+    Returns:
+      The new state, and the verdict on every image, with a leading axis S.
+    """
+    del block
+
+    def body(state, i):
+        new, verdict = step(spec, state, active[i], labels[i], params)
+        weights = jnp.where(i >= 0, new.weights, state.weights)
+        verdict = layer.Verdict(
+            *(jnp.where(i >= 0, x, fill) for x, fill in zip(verdict, (-1, -1, 0), strict=True))
+        )
+        return state._replace(weights=weights), verdict
+
+    return lax.scan(body, state, order)
+
+
+def run(
+    spec: Decision,
+    state: RewardState,
+    active: Bool[Array, "N C H W"],
+    labels: Int[Array, "N"],
+    order: Int[Array, "S"],
+    params: RewardParams,
+    *,
+    window: int = 1000,
+    block: int = 16,
+) -> tuple[RewardState, layer.Verdict]:
+    """A pass over images, in windows after each of which the rates adapt (after an incomplete last one too).
+
+    Args and returns are those of `run_window`, and:
+
+    Args:
+      window: images a window.
+
+    Raises:
+      ValueError: if `window` or `block` is below 1.
+    """
+    states, verdicts = run_committee(
+        (spec,), (state,), (active,), labels, order, params, window=window, block=block
+    )
+    return states[0], verdicts[0]
+
+
+def first_vote(decisions: Int[Array, "M S"]) -> Int[Array, "S"]:
+    """The first member's."""
+    return decisions[0]
+
+
+def run_committee(
+    specs: Sequence[Decision],
+    states: Sequence[RewardState],
+    active: Sequence[Bool[Array, "N C H W"]],
+    labels: Int[Array, "N"],
+    order: Int[Array, "S"],
+    params: RewardParams,
+    *,
+    vote: Callable[[Int[Array, "M S"]], Int[Array, "S"]] = first_vote,
+    window: int = 1000,
+    block: int = 16,
+) -> tuple[tuple[RewardState, ...], tuple[layer.Verdict, ...]]:
+    """As `run`, for M decision layers: each is rewarded for its own decision; the rates of all adapt to the common one.
+
+    Args:
+      specs: the layers.
+      states: one a layer.
+      active: input of each layer; the same array where they see the same.
+      labels: classes of the images.
+      order: which images to show, in this order.
+      params: of all layers.
+      vote: the common decision, from the members' (−1 is silence).
+      window: images a window.
+      block: as in `run_window`.
+
+    Raises:
+      ValueError: if `window` or `block` is below 1.
+    """
+    if window < 1 or block < 1:
+        raise ValueError(
+            f"`window` and `block` must be at least 1, got {window} and {block}."
+        )
+    count = order.shape[0]
+    size = min(window, count)
+    padded = jnp.pad(order, (0, -count % size), constant_values=-1).reshape(-1, size)
+
+    def one(states, order):
+        found = [
+            run_window(*args, labels, order, params, block=block)
+            for args in zip(specs, states, active, strict=True)
+        ]
+        verdicts = tuple(v for _, v in found)
+        common = vote(jnp.stack([v.decision for v in verdicts]))
+        states = tuple(
+            adapt(s, common, labels[order], params, shown=order >= 0) for s, _ in found
+        )
+        return states, verdicts
+
+    states, verdicts = lax.scan(one, tuple(states), padded)
+    flat = [
+        layer.Verdict(*(x.reshape(-1, *x.shape[2:])[:count] for x in v)) for v in verdicts
+    ]
+    return states, tuple(flat)

@@ -1,0 +1,99 @@
+"""Unsupervised training of one layer: a pass over images as one `lax.scan`, to `jit` and to `vmap` over seeds and rates."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, UInt8
+
+from jsnn.stdp import layer, plasticity
+from jsnn.stdp.layer import Conv
+from jsnn.stdp.plasticity import Bounds, Doubling, Rates
+from jsnn.stdp.winners import Winners
+
+
+class STDPParams(NamedTuple):
+    """What a sweep may vary."""
+
+    threshold: ArrayLike
+    bounds: Bounds = Bounds()
+    doubling: Doubling = Doubling()
+
+
+class STDPState(NamedTuple):
+    """All that training changes: saved and restored as a whole."""
+
+    weights: Float[Array, "F C k k"]
+    rates: Rates
+    count: Int[Array, ""]  # images since the last doubling of the rates
+
+
+def params(spec: Conv) -> STDPParams:
+    """The layer's threshold, bounds 0 and 1, and the reference's schedule."""
+    return STDPParams(spec.threshold)
+
+
+def init(
+    weights: Float[Array, "F C k k"], rates: Rates = Rates(0.004, -0.003)
+) -> STDPState:
+    """State before the first image."""
+    return STDPState(
+        weights, plasticity.as_arrays(rates), jnp.zeros((), jnp.int32)
+    )
+
+
+def step(
+    spec: Conv,
+    state: STDPState,
+    inputs: UInt8[Array, "C H W"],
+    params: STDPParams,
+    num_steps: int,
+) -> tuple[STDPState, Winners]:
+    """One image: rates double when due, winners are found, and they learn."""
+    rates, count = plasticity.doubled(state.rates, state.count, params.doubling)
+    winners = layer.compete(
+        spec, state.weights, inputs, num_steps, threshold=params.threshold
+    )
+    weights = plasticity.learn(
+        state.weights,
+        layer.padded(spec, inputs, num_steps),
+        winners,
+        rates,
+        params.bounds,
+        stabilise=spec.stabilise,
+    )
+    return STDPState(weights, rates, count), winners
+
+
+def run(
+    spec: Conv,
+    state: STDPState,
+    inputs: UInt8[Array, "N C H W"],
+    order: Int[Array, "S"],
+    params: STDPParams,
+    num_steps: int,
+) -> tuple[STDPState, Winners]:
+    """A pass over images, one after the other.
+
+    Args:
+      spec: the layer.
+      state: from `init`, or from an earlier pass.
+      inputs: what `layer.pooled` makes of the layers below, for all images.
+      order: which images to show, in this order; an epoch is a permutation.
+      params: from `params`.
+      num_steps: T.
+
+    Returns:
+      The new state, and the winners of every image, with a leading axis S.
+    """
+
+    def body(state, i):
+        return step(spec, state, inputs[i], params, num_steps)
+
+    return lax.scan(body, state, order)
+
+
+def convergence(weights: Float[Array, "F C k k"]) -> Float[Array, ""]:
+    r"""Convergence index $\frac{1}{n} \sum w (1 - w)$: near 0 once every weight has gone to one of its bounds 0 and 1."""
+    return (weights * (1 - weights)).mean()

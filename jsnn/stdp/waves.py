@@ -1,0 +1,200 @@
+r"""Spike waves as maps of first-spike times, and what integrate-and-fire neurons make of them.
+
+A neuron of these networks fires at most once an image. The reference stores a *cumulative* wave, 1 from the first spike on,
+in T slices; here a map holds the step of the first spike, 0 ... T − 1, and T for a neuron that stays silent. That is the
+same information in a T-th of the memory, and slice t of the wave is `times <= t`.
+
+Axes: C channels (or features), H rows, W columns, F features of the next layer, K = C·k² synapses of a feature, P positions
+(row by row), T steps. Weights are `[F, C, k, k]`. Functions take one image; `vmap` or `lax.map` does many.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+_MAX_STEPS = 255
+
+
+class Crossing(NamedTuple):
+    """The first feature to cross threshold at each position, which is the one that pointwise inhibition leaves."""
+
+    times: UInt8[Array, "P"]  # T where no feature crosses
+    features: Int[Array, "P"]
+    values: Float[Array, "P"]  # potential at that step
+
+
+def check_num_steps(num_steps: int) -> None:
+    """Raises `ValueError` unless times of `num_steps` steps, and silence, fit a byte."""
+    if not 1 <= num_steps <= _MAX_STEPS:
+        raise ValueError(
+            f"`num_steps` must lie between 1 and {_MAX_STEPS}, for times are kept as bytes; got {num_steps}."
+        )
+
+
+def from_dense(wave: Array) -> UInt8[Array, "*shape"]:
+    """Cumulative wave `[T, ...]` of zeros and ones to first-spike times `[...]`."""
+    num_steps = wave.shape[0]
+    check_num_steps(num_steps)
+    return (num_steps - (wave > 0).sum(0, dtype=jnp.int32)).astype(jnp.uint8)
+
+
+def to_dense(times: UInt8[Array, "*shape"], num_steps: int) -> UInt8[Array, "T *shape"]:
+    """First-spike times `[...]` to the cumulative wave `[T, ...]`."""
+    check_num_steps(num_steps)
+    steps = jnp.arange(num_steps, dtype=jnp.uint8)
+    return (times[None] <= steps.reshape(-1, *(1,) * times.ndim)).astype(jnp.uint8)
+
+
+def fired(times: UInt8[Array, "*shape"], num_steps: int) -> Bool[Array, "*shape"]:
+    """Who fired at all: the last slice of the wave."""
+    return times < num_steps
+
+
+def pad(
+    times: UInt8[Array, "*N C H W"], width: int, num_steps: int
+) -> UInt8[Array, "*N C H2 W2"]:
+    """Surrounds every map with `width` silent neurons."""
+    edges = [(0, 0)] * (times.ndim - 2) + [(width, width)] * 2
+    return jnp.pad(times, edges, constant_values=num_steps)
+
+
+def pool(
+    times: UInt8[Array, "*N C H W"],
+    size: int,
+    *,
+    stride: int | None = None,
+    padding: int = 0,
+    num_steps: int,
+) -> UInt8[Array, "*N C H2 W2"]:
+    """The earliest spike of each window: max-pooling of the cumulative wave. An incomplete window at the border is dropped.
+
+    Raises:
+      ValueError: if the padded map is smaller than a window.
+    """
+    stride = size if stride is None else stride
+    x = pad(times, padding, num_steps) if padding else times
+    h, w = ((n - size) // stride + 1 for n in x.shape[-2:])
+    if h < 1 or w < 1:
+        raise ValueError(
+            f"`size` {size} of the pooling window exceeds the padded map of {x.shape[-2:]}; pad more or pool less."
+        )
+    slices = [
+        x[..., i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return functools.reduce(jnp.minimum, slices)
+
+
+def patches(image: Array, kernel: int) -> Array:
+    """`[C, H, W] -> [K, P]`: column p holds what a feature at position p sees, in the order of `weights[f].ravel()`."""
+    channels, h, w = image.shape
+    h, w = h - kernel + 1, w - kernel + 1
+    taps = [
+        image[:, i : i + h, j : j + w] for i in range(kernel) for j in range(kernel)
+    ]
+    return jnp.stack(taps, axis=1).reshape(channels * kernel * kernel, h * w)
+
+
+def potentials(
+    weights: Float[Array, "F C k k"], times: UInt8[Array, "C H W"], step: ArrayLike
+) -> Float[Array, "F H2 W2"]:
+    """What non-leaky neurons have integrated by the end of `step`: weights times the wave's slice, no padding, stride 1."""
+    kernel = weights.shape[-1]
+    side = [n - kernel + 1 for n in times.shape[1:]]
+    seen = patches(times, kernel) <= jnp.asarray(step, jnp.uint8)
+    flat = weights.reshape(weights.shape[0], -1)
+    return (flat @ seen.astype(flat.dtype)).reshape(-1, *side)
+
+
+def fire(
+    weights: Float[Array, "F C k k"],
+    times: UInt8[Array, "C H W"],
+    threshold: ArrayLike,
+    num_steps: int,
+) -> UInt8[Array, "F H2 W2"]:
+    """First-spike times of integrate-and-fire neurons: the first step whose potential exceeds (not equals) `threshold`.
+
+    The input is padded already. Potentials never decrease (weights are not negative), so a neuron's time is the number of
+    steps at which it is not above threshold.
+    """
+    kernel = weights.shape[-1]
+    side = [n - kernel + 1 for n in times.shape[1:]]
+    flat, seen = weights.reshape(weights.shape[0], -1), patches(times, kernel)
+    theta = jnp.asarray(threshold, flat.dtype)
+
+    def step(t, count):
+        wave = (seen <= t.astype(jnp.uint8)).astype(flat.dtype)
+        return count + (flat @ wave <= theta).astype(jnp.uint8)
+
+    silent = jnp.zeros((flat.shape[0], seen.shape[1]), jnp.uint8)
+    return lax.fori_loop(0, num_steps, step, silent).reshape(-1, *side)
+
+
+def fire_at_last(
+    weights: Float[Array, "F C k k"], active: Bool[Array, "C H W"], threshold: ArrayLike
+) -> Bool[Array, "F H2 W2"]:
+    """Who fires at all, from who fired below at all: the last slice depends on the last slice alone."""
+    kernel = weights.shape[-1]
+    side = [n - kernel + 1 for n in active.shape[1:]]
+    flat = weights.reshape(weights.shape[0], -1)
+    potential = flat @ patches(active, kernel).astype(flat.dtype)
+    return (potential > jnp.asarray(threshold, flat.dtype)).reshape(-1, *side)
+
+
+def first_crossing(
+    weights: Float[Array, "F C k k"],
+    times: UInt8[Array, "C H W"],
+    threshold: ArrayLike,
+    num_steps: int,
+) -> Crossing:
+    """At each position the first step at which any feature exceeds threshold, and the feature with the largest potential then.
+
+    Potentials never decrease with time as long as no weight is negative, so the step is found by bisection: about log2(T)
+    products in place of T. Among equal potentials the lowest feature wins.
+    """
+    kernel = weights.shape[-1]
+    flat, seen = weights.reshape(weights.shape[0], -1), patches(times, kernel)
+    theta = jnp.asarray(threshold, flat.dtype)
+    positions = seen.shape[1]
+
+    def halve(_, carry):
+        low, high, features, values = carry
+        middle = (low + high) // 2
+        potential = flat @ (seen <= middle.astype(jnp.uint8)[None]).astype(flat.dtype)
+        best = potential.max(0)
+        crosses = (best > theta) & (low < high)
+        features = jnp.where(crosses, first_argmax(potential, best), features)
+        values = jnp.where(crosses, best, values)
+        low = jnp.where(crosses | (low >= high), low, middle + 1)
+        return low, jnp.where(crosses, middle, high), features, values
+
+    none = jnp.zeros(positions, jnp.int32)
+    start = (none, none + num_steps, none, jnp.zeros(positions, flat.dtype))
+    rounds = math.ceil(math.log2(num_steps + 1))
+    _, steps, features, values = lax.fori_loop(0, rounds, halve, start)
+    return Crossing(steps.astype(jnp.uint8), features, values)
+
+
+def first_argmax(x: Float[Array, "F P"], best: Float[Array, "P"]) -> Int[Array, "P"]:
+    """Row of the first maximum of each column, given the maxima: two passes that vectorise, where `argmax` does not."""
+    rows = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
+    return jnp.where(x == best[None], rows, x.shape[0]).min(0)
+
+
+def dense_crossings(
+    potential: Float[Array, "T F H W"], threshold: ArrayLike
+) -> tuple[UInt8[Array, "F H W"], Float[Array, "F H W"]]:
+    """First-spike times of given potentials, and the potential at that step (0 for a silent neuron)."""
+    above = potential > jnp.asarray(threshold, potential.dtype)
+    times = from_dense(lax.cummax(above.astype(jnp.uint8), axis=0))
+    index = jnp.minimum(times, potential.shape[0] - 1).astype(jnp.int32)
+    values = jnp.take_along_axis(potential, index[None], axis=0)[0]
+    return times, jnp.where(times < potential.shape[0], values, 0)
+
+
