@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jsnn.eventprop.flow import LIFParams, aligned, check_params
 from jsnn.eventprop.grid import dense_cotangents
@@ -60,7 +60,7 @@ def _euler(static, params, drive):
     return _run(static, params, drive.mass)[0]
 
 
-def _run(static: _Static, params: LIFParams, mass: Array) -> tuple[Array, Array]:
+def _run(static: _Static, params: LIFParams, mass: Array) -> tuple[Array, Array, Array]:
     p = aligned(params, mass.shape[1:], mass.dtype)
 
     def step(carry, u):
@@ -70,11 +70,27 @@ def _run(static: _Static, params: LIFParams, mass: Array) -> tuple[Array, Array]
         inverse = jnp.where(spiked, 1.0 / (i - p.threshold + 1e-10), 0.0)
         v = jnp.where(spiked, p.reset, new)
         i = i - static.dt / p.tau_syn * i + u
-        return (v, i), (spiked.astype(mass.dtype), inverse)
+        return (v, i), (spiked.astype(mass.dtype), inverse, v)
 
     rest = jnp.zeros_like(mass[0])
-    _, (spikes, inverse) = jax.lax.scan(step, (rest, rest), mass[:-1])
-    return jnp.concatenate([rest[None], spikes]), inverse
+    _, (spikes, inverse, v) = jax.lax.scan(step, (rest, rest), mass[:-1])
+    # Whoever does not read the membranes does not pay for them: the compiler drops them.
+    return jnp.concatenate([rest[None], spikes]), inverse, v
+
+
+def membranes(params: LIFParams, drive: Drive, *, dt: float) -> Float[Array, "T B *N"]:
+    """Membrane after every step, `[T, B, *N]`, for plots. No gradient."""
+    require_drive(drive)
+    mass = jax.lax.stop_gradient(drive.mass)
+    _, _, v = _run(_Static(dt, True), params, mass)
+    return jnp.concatenate([jnp.zeros_like(mass[:1]), v])
+
+
+def adjoints(gradient: Drive) -> tuple[Array, Array]:
+    r"""$\lambda_V, \lambda_I$ at every step from a gradient with respect to the drive, without the factor tau_syn; $\lambda_V$ of step 0 is NaN, since nobody reads it."""
+    lambda_i = -gradient.mass
+    lambda_v = gradient.time[:-1] + lambda_i[1:]
+    return jnp.concatenate([jnp.full_like(lambda_i[:1], jnp.nan), lambda_v]), lambda_i
 
 
 def _forward(static, params, drive):
@@ -83,7 +99,7 @@ def _forward(static, params, drive):
             "`params` of the reference's Euler scheme cannot be differentiated; `grid.lif` can."
         )
     params = jax.tree.map(lambda x: x.value, params)
-    spikes, inverse = _run(static, params, drive.mass.value)
+    spikes, inverse, _ = _run(static, params, drive.mass.value)
     return spikes, (params, inverse)
 
 

@@ -1,14 +1,16 @@
 r"""What goes on inside a grid layer, for plots: membranes on the way there, adjoints on the way back."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jsnn.eventprop import euler, network, synapse
 from jsnn.eventprop.flow import LIFParams, LIParams, aligned, flow
 from jsnn.eventprop.grid import GridState, Reset, make_scheme, membrane_step, rest_state
-from jsnn.eventprop.spikes import Drive
+from jsnn.eventprop.spikes import Drive, TimedSpikes
 
 
 class Adjoint(NamedTuple):
@@ -43,3 +45,70 @@ def adjoints(params: LIFParams | LIParams, gradient: Drive) -> Adjoint:
     tau_syn = aligned(params, gradient.mass.shape[1:], gradient.mass.dtype).tau_syn
     lambda_i = -gradient.mass / tau_syn
     return Adjoint(v=gradient.time + lambda_i, i=lambda_i)
+
+
+class LayerTrace(NamedTuple):
+    """What went on inside one layer of neurons, `[T, B, *N]` each; `spikes` is None for leaky integrators."""
+
+    membrane: Float[Array, "T B *N"]
+    spikes: Float[Array, "T B *N"] | None
+    adjoint: Adjoint
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.membrane.shape[0]
+
+
+def look(
+    layers: Sequence[network.Layer],
+    weights: Sequence[Any],
+    physics: Sequence[Any],
+    x: Any,
+    loss: Callable[[Any], Array],
+    *,
+    dt: float,
+) -> list[LayerTrace]:
+    """Runs a network forward and its adjoint backward, and keeps both for every layer of neurons.
+
+    Args:
+      layers: as given to `network.chain`; neurons with the subtractive reset or of the one-layer reference.
+      weights: of each layer.
+      physics: of each layer.
+      x: input spikes.
+      loss: value of the last layer to a scalar.
+      dt: time step.
+    """
+    found = []
+    for k, layer in enumerate(layers):
+        if layer.physics == ():
+            continue
+        below = network.chain(*layers[:k]).apply(weights[:k], physics[:k], None, x)
+
+        def above(drive: Drive, k: int = k) -> tuple[Array, Any]:
+            out = network.chain(*layers[k:]).apply(
+                weights[k:], physics[k:], None, drive
+            )
+            return loss(out.value), out.spikes or (out.value,)
+
+        gradient, (first, *_) = jax.grad(above, has_aux=True)(below.value)
+        found.append(
+            _layer_trace(weights[k], physics[k], below.value, gradient, first, dt)
+        )
+    return found
+
+
+def _layer_trace(
+    weights: Any, physics: Any, drive: Drive, gradient: Drive, output: Any, dt: float
+) -> LayerTrace:
+    if not isinstance(output, TimedSpikes):
+        return LayerTrace(output, None, adjoints(physics, gradient))
+    spikes = jax.lax.stop_gradient(output.values)
+    if isinstance(physics, LIFParams):
+        v = euler.membranes(physics, drive, dt=dt)
+        return LayerTrace(v, spikes, Adjoint(*euler.adjoints(gradient)))
+    mass = drive.mass
+    if not isinstance(weights, tuple):  # recurrent: heard one step later
+        mass = mass.at[1:].add(synapse.dense(weights, spikes[:-1]))
+    state = membranes(physics.params, Drive(mass, mass), dt=dt)
+    return LayerTrace(state.v, spikes, adjoints(physics.params, gradient))

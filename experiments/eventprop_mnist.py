@@ -1,0 +1,302 @@
+"""Trains spiking networks with EventProp on a time grid; MNIST unless told otherwise.
+
+    python -m experiments.eventprop_mnist --out runs/reference --recipe reference
+    python -m experiments.eventprop_mnist --out runs/deep --recipe deep
+
+`reference` is the one-layer original to the letter: every pixel spikes once, white ones at 2 ms, black ones at 12 ms; its Euler scheme
+with the hard reset and without the factor tau_s; weights of silent neurons kicked by 0.1; SGD at 1.0, a tenth of it every 10 epochs.
+Only the last 96 images of each epoch's shuffle are left out, where the original takes them as a smaller batch.
+`deep` is the published 784-350-10 network with latency code and maximal voltage of leaky integrators, `recurrent` the same with synapses
+among the hidden neurons, `conv` a network of two convolutions. docs/eventprop.md lists what each reaches and costs.
+
+Times are in milliseconds.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import cli
+from experiments import eventprop_networks as networks
+from experiments.eventprop_seeds import keys, over_seeds
+from jsnn import data, driver, figures, metrics, runs, training
+from jsnn.eventprop import figures as eventprop_figures
+
+_LATENCY: dict[str, Any] = {
+    "T": 25.0,
+    "t_min": 0.0,
+    "t_max": 20.0,
+    "lr": 3e-3,
+    "lr_decay": 0.8,
+    "lr_decay_epochs": 1,
+    "kick": 0.0,
+    "hidden": 350,
+    "dropout": 0.2,
+}
+# What the flags default to.
+RECIPES: dict[str, dict[str, Any]] = {
+    "reference": {
+        "T": 20.0,
+        "t_min": 2.0,
+        "t_max": 12.0,
+        "epochs": 40,
+        "lr": 1.0,
+        "lr_decay": 0.1,
+        "lr_decay_epochs": 10,
+        "kick": 0.1,
+        "hidden": 0,
+        "dropout": 0.0,
+    },
+    "deep": _LATENCY | {"epochs": 15},
+    "recurrent": _LATENCY | {"epochs": 15, "hidden": 128},
+    "conv": _LATENCY | {"epochs": 15, "hidden": 16},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """EventProp on a time grid. Times are in milliseconds."""
+
+    out: pathlib.Path
+    """Folder for config, metrics, figures and checkpoints."""
+    recipe: Literal["reference", "deep", "conv", "recurrent"] = "deep"
+    """Network, code, loss and defaults of the flags whose default is None."""
+    data: str = "mnist"
+    """Data set: digits, mnist, fashion_mnist or kmnist."""
+    data_dir: pathlib.Path | None = None
+    """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
+    seed: int = 0
+    """Decides initial weights and the order of samples."""
+    seeds: int = 1
+    """Number of seeds, from --seed on, trained in one program; figures are of the first."""
+    epochs: int | None = None
+    """Passes over the training set (reference 40, others 15)."""
+    batch_size: int = 128
+    """Images a step."""
+    lr: float | None = None
+    """Step size of SGD (reference, 1.0) or Adam (others, 3e-3)."""
+    lr_decay: float | None = None
+    """Factor on the step size every --lr-decay-epochs (reference 0.1, others 0.8)."""
+    lr_decay_epochs: int | None = None
+    """Epochs between decays (reference 10, others 1)."""
+    T: float | None = None
+    """Length of a trial (reference 20, others 25)."""
+    dt: float = 1.0
+    """Time step."""
+    tau_m: float = 20.0
+    """Membrane time constant."""
+    tau_s: float = 5.0
+    """Synaptic time constant."""
+    t_min: float | None = None
+    """When the brightest pixels spike (reference 2, others 0)."""
+    t_max: float | None = None
+    """When black (reference, 12) or nearly black pixels (others, 20) spike."""
+    xi: float = 0.4
+    """Reference: the softmax over first-spike times has the scale xi tau_s."""
+    alpha: float = 0.01
+    """Reference: weight of the term that asks the right neuron to be early."""
+    beta: float = 2.0
+    """Reference: that term has the time scale beta tau_s."""
+    kick: float | None = None
+    """Reference, heuristic: added to all weights of a neuron silent on any sample of a batch, until none is; 0 for none (0.1)."""
+    hidden: int | None = None
+    """Hidden neurons (deep 350, recurrent 128), or channels of the first convolution (16); the second has twice as many."""
+    dropout: float | None = None
+    """Fraction of the input spikes dropped in training (reference 0, others 0.2)."""
+    num_validation: int = 0
+    """Training images held out; if any, evaluations during training use them and the test set is left for the end."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints."""
+    resume: bool = False
+    """Go on with the run in --out."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "seeds", "lr_decay_epochs"):
+            _check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
+        for name in ("lr", "lr_decay", "T", "dt", "tau_m", "tau_s", "xi", "beta"):
+            _check(name, getattr(self, name), lambda x: x > 0, "be positive")
+        for name in ("alpha", "kick"):
+            _check(name, getattr(self, name), lambda x: x >= 0, "not be negative")
+        _check("dropout", self.dropout, lambda x: 0 <= x < 1, "lie in [0, 1)")
+        if self.recipe == "reference" and (self.hidden or self.dropout):
+            raise ValueError(
+                "`--hidden` and `--dropout` are not for `--recipe reference`, which has one layer and all inputs."
+            )
+        if self.recipe != "reference":
+            _check("hidden", self.hidden, lambda x: x >= 1, "be at least 1")
+            if self.kick:
+                raise ValueError(
+                    f"`--kick` is for `--recipe reference`, whose output neurons must spike; got {self.kick} for {self.recipe}."
+                )
+
+    def resolved(self) -> "Config":
+        """The same with the recipe's defaults filled in, and times checked against each other."""
+        found = {
+            name: value
+            for name, value in RECIPES[self.recipe].items()
+            if getattr(self, name) is None
+        }
+        cfg: Any = dataclasses.replace(self, **found)
+        if round(cfg.T / cfg.dt) < 2:
+            raise ValueError(
+                f"`--T` must hold at least 2 steps of `--dt`, got {cfg.T} and {cfg.dt}."
+            )
+        if not 0 <= cfg.t_min < cfg.t_max <= cfg.T - cfg.dt:
+            raise ValueError(
+                f"`--t-min` and `--t-max` must satisfy 0 <= t_min < t_max <= T - dt = {cfg.T - cfg.dt}, got {cfg.t_min} and {cfg.t_max}."
+            )
+        return cfg
+
+
+def _check(name: str, value: Any, holds: Any, words: str) -> None:
+    if value is not None and not holds(value):
+        raise ValueError(f"`--{name.replace('_', '-')}` must {words}, got {value}.")
+
+
+# What may change between a run and its resumption.
+_FREE = ("out", "data_dir", "checkpoint_seconds", "resume", "tensorboard", "progress")
+
+
+def make_optimizer(cfg: Config, steps_per_epoch: int) -> optax.GradientTransformation:
+    """SGD (reference) or Adam, with a step size that falls by a factor every so many epochs."""
+    assert cfg.lr is not None
+    assert cfg.lr_decay is not None
+    assert cfg.lr_decay_epochs is not None
+    schedule = optax.exponential_decay(
+        cfg.lr, cfg.lr_decay_epochs * steps_per_epoch, cfg.lr_decay, staircase=True
+    )
+    return optax.sgd(schedule) if cfg.recipe == "reference" else optax.adam(schedule)
+
+
+def make_trainer(
+    cfg: Config, image_shape: tuple[int, int, int], num_classes: int, num_train: int
+) -> tuple[training.Trainer, networks.Design]:
+    """Pure functions of one seed for this configuration, and the network's design for whoever wants to look inside."""
+    settings: Any = cfg.resolved()
+    design = networks.DESIGNS[cfg.recipe](settings, image_shape, num_classes)
+    optimizer = make_optimizer(settings, max(1, num_train // cfg.batch_size))
+    trainer = training.trainer(
+        networks.make_task(settings, design),
+        optimizer,
+        num_train=num_train,
+        batch_size=cfg.batch_size,
+        eval_batch_size=500,
+    )
+    return trainer, design
+
+
+def main(cfg: Config) -> dict[str, Any]:
+    """Trains, evaluates on the whole test set, and writes everything to `cfg.out`."""
+    cfg = cfg.resolved()
+    assert cfg.epochs is not None
+    config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
+    dataset = data.load(
+        cfg.data,
+        data_dir=cfg.data_dir,
+        num_validation=cfg.num_validation,
+        seed=cfg.seed,
+    )
+    single, design = make_trainer(
+        cfg, dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
+    )
+    trainer, key = single, jax.random.key(cfg.seed)
+    if cfg.seeds > 1:
+        trainer, key = over_seeds(single), keys(cfg.seed, cfg.seeds)
+    jax.eval_shape(trainer.init, key)  # a wrong shape fails here
+    run = runs.Run(
+        cfg.out,
+        experiment="eventprop_mnist",
+        config=config,
+        resume=cfg.resume,
+        tensorboard=cfg.tensorboard,
+    )
+    result = driver.drive(
+        run,
+        trainer,
+        key,
+        dataset.train,
+        dataset.validation or dataset.test,
+        driver.Schedule(
+            cfg.epochs, log_every=50, checkpoint_seconds=cfg.checkpoint_seconds
+        ),
+        batch_size=cfg.batch_size * cfg.seeds,
+        split="validation" if dataset.validation else "test",
+        progress=cfg.progress,
+    )
+    evaluation = result.evaluation
+    if dataset.validation is not None:
+        evaluation = jax.jit(trainer.evaluate)(result.state.model, *dataset.test)
+    prediction = np.atleast_2d(np.asarray(evaluation.prediction))
+    accuracy = (prediction == dataset.test.labels).mean(1)
+    model = result.state.model
+    if cfg.seeds > 1:
+        model = jax.tree.map(lambda x: x[0], model)
+    save_figures(run, cfg, design, model, dataset, prediction[0])
+    quality = metrics.classification_report(
+        prediction[0], dataset.test.labels, dataset.num_classes
+    )
+    return run.finish(
+        {
+            "dataset": cfg.data,
+            "recipe": cfg.recipe,
+            "seed": cfg.seed,
+            "seeds": cfg.seeds,
+            "epochs": cfg.epochs,
+            "timesteps": networks.num_steps(cfg),  # pyright: ignore[reportArgumentType]
+            "test_accuracy": float(accuracy.mean()),
+            **{
+                f"test_accuracy_seed_{cfg.seed + k}": float(a)
+                for k, a in enumerate(accuracy)
+                if cfg.seeds > 1
+            },
+            "test_loss": float(np.mean(evaluation.loss)),
+            "macro_f1": quality["macro_f1"],
+            "wall_seconds": result.seconds,
+            "samples_per_second": result.samples_per_second,
+        }
+    )
+
+
+def save_figures(
+    run: runs.Run,
+    cfg: Config,
+    design: networks.Design,
+    model: Any,
+    dataset: data.Dataset,
+    prediction: np.ndarray,
+) -> None:
+    """Writes curves.png, confusion.png, spike_times.png and adjoints.png."""
+    images, labels = dataset.test
+    settings: Any = cfg
+    shown = jnp.asarray(images[:64]), jnp.asarray(labels[:64])
+    looked = networks.look(settings, design, model, *shown)
+    times = {
+        name: np.where(z.any(0), cfg.dt * z.argmax(0), np.inf)
+        for name, trace in looked.items()
+        if (z := np.asarray(trace.spikes)).ndim
+    }
+    matrix = metrics.confusion_matrix(prediction, labels, dataset.num_classes)
+    eventprop_figures.save(
+        run.out,
+        {
+            "curves": figures.curves(run.rows()),
+            "confusion": figures.confusion(matrix, dataset.class_names),
+            "spike_times": eventprop_figures.first_spikes(
+                times, labels[:64], t_end=settings.T
+            ),
+            "adjoints": eventprop_figures.adjoints(looked, dt=cfg.dt),
+        },
+    )
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)

@@ -1,0 +1,257 @@
+"""The networks of `experiments.eventprop_mnist`: layers, code of the input and read-out of each recipe, and the task made of them.
+
+Times are in milliseconds. Axes: T time, B batch, C classes; H, W, K height, width and channels of an image.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jsnn import training
+from jsnn.eventprop import latency, losses, network, regularise, traces
+from jsnn.eventprop.flow import LIFParams, LIParams
+from jsnn.eventprop.spikes import OccupiedSpikes, TimedSpikes
+from jsnn.layers import Model
+
+
+class Settings(Protocol):
+    """What this file reads of a script's configuration; see the flags of `experiments.eventprop_mnist`."""
+
+    recipe: str
+    T: float
+    dt: float
+    tau_m: float
+    tau_s: float
+    t_min: float
+    t_max: float
+    xi: float
+    alpha: float
+    beta: float
+    kick: float
+    dropout: float
+    hidden: int
+
+
+class Design(NamedTuple):
+    """A network with the code of its input and the meaning of its output.
+
+    Attributes:
+      layers: for `network.chain`.
+      encode: `(images [B, H, W, K] in [0, 1], key or None) -> spikes`; a key drops inputs at random.
+      read: value of the last layer -> `[B, C]`, spike times or voltages.
+      loss: `([B, C], labels) -> [B]`.
+      scores: `[B, C] -> [B, C]`, larger is likelier.
+    """
+
+    layers: Sequence[network.Layer]
+    encode: Callable[[Array, Array | None], Any]
+    read: Callable[[Any], Array]
+    loss: Callable[[Array, Array], Array]
+    scores: Callable[[Array], Array]
+
+
+def num_steps(cfg: Settings) -> int:
+    """Steps of the grid."""
+    return round(cfg.T / cfg.dt)
+
+
+def _physics(cfg: Settings) -> dict[str, Any]:
+    return {"dt": cfg.dt, "params": LIFParams(cfg.tau_m, cfg.tau_s)}
+
+
+def reference(
+    cfg: Settings, image_shape: tuple[int, int, int], num_classes: int
+) -> Design:
+    """One layer, two input times, first-spike cross entropy, the original's Euler scheme."""
+    last = (num_steps(cfg) - 1) * cfg.dt
+
+    def encode(images: Float[Array, "B H W K"], key: Array | None) -> OccupiedSpikes:
+        return latency.binary_spikes(
+            images.reshape(len(images), -1),
+            t_min=cfg.t_min,
+            t_max=cfg.t_max,
+            num_steps=num_steps(cfg),
+            dt=cfg.dt,
+        )
+
+    def read(spikes: TimedSpikes) -> Float[Array, "B C"]:
+        # The original takes a silent neuron for one that spikes at the last step.
+        return losses.first_spike_times(spikes, dt=cfg.dt, silent=last)
+
+    def loss(times: Float[Array, "B C"], labels: Int[Array, "B"]) -> Float[Array, "B"]:
+        return losses.first_spike_cross_entropy(
+            times,
+            labels,
+            tau_softmax=cfg.xi * cfg.tau_s,
+            early=cfg.alpha,
+            tau_early=cfg.beta * cfg.tau_s,
+        )
+
+    layers = (
+        network.dense(math.prod(image_shape), num_classes, mean=0.1, std=0.1),
+        network.reference_lif(**_physics(cfg)),
+    )
+    return Design(layers, encode, read, loss, lambda times: -times)
+
+
+def _latency_code(
+    cfg: Settings, *, flat: bool
+) -> Callable[[Array, Array | None], OccupiedSpikes]:
+    """Brighter is earlier, black is silent. Nothing arrives after `t_max`, so only the steps before it are stored and multiplied."""
+    first = round(cfg.t_min / cfg.dt)
+    occupied = max(1, round((cfg.t_max - cfg.t_min) / cfg.dt))
+
+    def encode(images: Float[Array, "B H W K"], key: Array | None) -> OccupiedSpikes:
+        x = images.reshape(len(images), -1) if flat else images
+        spikes = latency.latency_spikes(
+            x, t_max=cfg.t_max - cfg.t_min, num_steps=occupied, dt=cfg.dt
+        )
+        z = spikes.values
+        if key is not None and cfg.dropout:
+            kept = jax.random.bernoulli(key, 1 - cfg.dropout, x.shape)
+            z = z * kept.astype(z.dtype)[None] / (1 - cfg.dropout)
+        return OccupiedSpikes(z, first + jnp.arange(occupied), num_steps(cfg))
+
+    return encode
+
+
+def _voltage_design(
+    cfg: Settings, layers: Sequence[network.Layer], *, flat: bool
+) -> Design:
+    """Leaky integrators on top; the class is the one whose membrane rises highest."""
+    top = network.leaky(dt=cfg.dt, params=LIParams(cfg.tau_m, cfg.tau_s))
+    return Design(
+        (*layers, top),
+        _latency_code(cfg, flat=flat),
+        losses.max_voltage,
+        losses.cross_entropy,
+        lambda voltages: voltages,
+    )
+
+
+def _first_weights(num_inputs: int) -> dict[str, float]:
+    """The published distribution, which drives 350 neurons with 784 inputs, at the same drive from fewer or more."""
+    ratio = 784 / num_inputs
+    return {"mean": 0.078 * ratio, "std": 0.045 * ratio**0.5}
+
+
+def deep(cfg: Settings, image_shape: tuple[int, int, int], num_classes: int) -> Design:
+    """Wunderlich and Pehle's network: one hidden layer, maximal voltage of leaky integrators."""
+    size = math.prod(image_shape)
+    layers = (
+        network.dense(size, cfg.hidden, **_first_weights(size)),
+        network.lif(**_physics(cfg)),
+        network.dense(cfg.hidden, num_classes, mean=0.2, std=0.37),
+    )
+    return _voltage_design(cfg, layers, flat=True)
+
+
+def recurrent(
+    cfg: Settings, image_shape: tuple[int, int, int], num_classes: int
+) -> Design:
+    """The deep network with synapses among its hidden neurons, one step late."""
+    size = math.prod(image_shape)
+    layers = (
+        network.dense(size, cfg.hidden, **_first_weights(size)),
+        network.recurrent(cfg.hidden, mean=0.0, std=0.02, **_physics(cfg)),
+        network.dense(cfg.hidden, num_classes, mean=0.2, std=0.37),
+    )
+    return _voltage_design(cfg, layers, flat=True)
+
+
+def conv(cfg: Settings, image_shape: tuple[int, int, int], num_classes: int) -> Design:
+    """Two convolutions of stride 2, each followed by spiking neurons, and a dense read-out.
+
+    Raises:
+      ValueError: if the image is too small for them.
+    """
+    height, width, channels = image_shape
+    sides = [((n - 5) // 2 + 1 - 3) // 2 + 1 for n in (height, width)]
+    if min(sides) < 1:
+        raise ValueError(
+            f"`--recipe conv` needs images of at least 9 by 9 pixels, got {height} by {width}."
+        )
+    size = sides[0] * sides[1] * 2 * cfg.hidden
+    layers = (
+        network.conv(channels, cfg.hidden, 5, stride=2, mean=0.2, std=0.25),
+        network.lif(**_physics(cfg)),
+        network.conv(cfg.hidden, 2 * cfg.hidden, 3, stride=2, mean=0.03, std=0.12),
+        network.lif(**_physics(cfg)),
+        network.flatten(),
+        network.dense(size, num_classes, mean=0.0, std=0.1),
+    )
+    return _voltage_design(cfg, layers, flat=False)
+
+
+DESIGNS: dict[str, Callable[..., Design]] = {
+    "reference": reference,
+    "deep": deep,
+    "conv": conv,
+    "recurrent": recurrent,
+}
+
+
+def make_task(cfg: Settings, design: Design) -> training.Task:
+    """Initial weights, loss and prediction. The model's parameters are the weights; `rest` is what kicks have added to them."""
+    net = network.chain(*design.layers)
+
+    def value(params, lift, x):
+        if cfg.kick:
+            params = [params[0] + lift, *params[1:]]
+        return net.apply(params, net.physics, None, x).value
+
+    def init(key):
+        params = net.init(key)
+        lift = jnp.zeros((1, params[0].shape[1])) if cfg.kick else ()
+        return Model(params, lift)
+
+    def loss(model, key, images, labels):
+        params, lift = model
+        x = design.encode(training.unit_interval(images), key)
+        if cfg.kick:
+            fixed = jax.lax.stop_gradient(params)
+            lift = regularise.kick_silent(
+                lift, lambda lift: value(fixed, lift, x), amount=cfg.kick
+            )
+        y = design.read(value(params, lift, x))
+        hits = design.scores(y).argmax(1) == labels
+        return design.loss(y, labels).mean(), (lift, hits.mean())
+
+    def predict(model, images, labels):
+        x = design.encode(training.unit_interval(images), None)
+        y = design.read(value(*model, x))
+        scores = design.scores(y)
+        return design.loss(y, labels), scores.argmax(1), scores
+
+    return training.Task(init, loss, predict)
+
+
+def look(
+    cfg: Settings,
+    design: Design,
+    model: Model,
+    images: Array,
+    labels: Array,
+) -> dict[str, traces.LayerTrace]:
+    """Membranes, spikes and adjoints of every layer of neurons for a few images, by name; the adjoint is that of the summed loss."""
+    params, lift = model
+    if cfg.kick:
+        params = [params[0] + lift, *params[1:]]
+    physics = [layer.physics for layer in design.layers]
+
+    @jax.jit
+    def run(params, images, labels):
+        x = design.encode(training.unit_interval(images), None)
+
+        def loss(value):
+            return design.loss(design.read(value), labels).sum()
+
+        return traces.look(design.layers, params, physics, x, loss, dt=cfg.dt)
+
+    found = run(params, images, jnp.asarray(labels))
+    names = [f"hidden {k + 1}" for k in range(len(found) - 1)] + ["output"]
+    return dict(zip(names, found, strict=True))
