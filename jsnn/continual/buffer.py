@@ -7,6 +7,7 @@ Axes: B batch, M slots, C columns of the head, T time, N samples, F features.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +42,7 @@ class Buffer(NamedTuple):
     logits: Float[Array, "M C"]
     valid: Bool[Array, "M"]  # slots in use
     num_seen: Int[Array, "C"]  # samples offered so far, by column
+    was_largest: Bool[Array, "C"]  # classes that once held most slots of a full buffer
 
 
 def init(num_slots: int, image: Shaped[Array, "..."], num_columns: int) -> Buffer:
@@ -58,6 +60,7 @@ def init(num_slots: int, image: Shaped[Array, "..."], num_columns: int) -> Buffe
         jnp.full((num_slots, num_columns), -jnp.inf),
         jnp.zeros(num_slots, bool),
         jnp.zeros(num_columns, jnp.int32),
+        jnp.zeros(num_columns, bool),
     )
 
 
@@ -85,9 +88,7 @@ def everything(buffer: Buffer) -> Batch:
 
 def write(buffer: Buffer, replay: Replay, slots: Int[Array, "B"]) -> Buffer:
     """Puts row i into slot `slots[i]`; M or more means nowhere. Of rows that want the same slot the last one gets it."""
-    order = jnp.arange(len(slots))
-    later = (slots[None] == slots[:, None]) & (order[None] > order[:, None])
-    slots = jnp.where(later.any(1), len(buffer.labels), slots)
+    slots = last_writers(slots, len(buffer.labels))
 
     def put(old: Array, new: Array) -> Array:
         return old.at[slots].set(new.astype(old.dtype), mode="drop")
@@ -99,7 +100,16 @@ def write(buffer: Buffer, replay: Replay, slots: Int[Array, "B"]) -> Buffer:
         put(buffer.logits, replay.logits),
         put(buffer.valid, jnp.ones_like(replay.batch.valid)),
         buffer.num_seen,
+        buffer.was_largest,
     )
+
+
+def last_writers(slots: Int[Array, "B"], num_slots: int) -> Int[Array, "B"]:
+    """`slots` with `num_slots` (nowhere) for rows whose slot a later row takes."""
+    order = jnp.arange(len(slots))
+    last = jnp.full(num_slots, -1).at[slots].max(order, mode="drop")
+    kept = last[jnp.minimum(slots, num_slots - 1)] == order
+    return jnp.where(kept & (slots < num_slots), slots, num_slots)
 
 
 def _count(buffer: Buffer, batch: Batch) -> Int[Array, "C"]:
@@ -117,6 +127,85 @@ def add_reservoir(buffer: Buffer, key: Array, replay: Replay) -> Buffer:
     slots = jnp.where(number < num_slots, number, drawn)
     slots = jnp.where(valid, slots, num_slots)
     return write(buffer, replay, slots)._replace(num_seen=_count(buffer, replay.batch))
+
+
+class _Turn(NamedTuple):
+    """What a policy knows when a sample's turn comes."""
+
+    label: Int[Array, ""]
+    counts: Int[Array, "C"]  # slots held by each class
+    num_seen: Int[Array, "C"]  # with this sample
+    was_largest: Bool[Array, "C"]
+    own: Bool[Array, "M"]  # slots held by this sample's class
+    largest: Bool[Array, "M"]  # slots held by the classes that hold most
+
+
+Policy = Callable[
+    [Array, _Turn], tuple[Array, Array]
+]  # -> whether to store, over which slots
+
+
+def balanced(key: Array, turn: _Turn) -> tuple[Bool[Array, ""], Bool[Array, "M"]]:
+    """Class-balancing reservoir sampling (Chrysakis and Moens, ICML 2020, https://proceedings.mlr.press/v119/chrysakis20a.html).
+
+    A class that has never been the largest takes a slot from a class that is; one that has, of which m samples are stored
+    and n were seen, replaces one of its own with probability m / n. So each class is a uniform sample of what was seen of it.
+    """
+    was = turn.was_largest[turn.label]
+    share = turn.counts[turn.label] / turn.num_seen[turn.label]
+    stores = ~was | (jax.random.uniform(key) <= share)
+    return stores, jnp.where(was, turn.own, turn.largest)
+
+
+def greedy(key: Array, turn: _Turn) -> tuple[Bool[Array, ""], Bool[Array, "M"]]:
+    """GDumb's greedy balancing (Prabhu et al., ECCV 2020, https://doi.org/10.1007/978-3-030-58536-5_31).
+
+    A sample is stored if its class is new or holds fewer than M / K slots, K classes being seen so far; it replaces one of a
+    class that holds most.
+    """
+    per_class = len(turn.own) // jnp.maximum((turn.num_seen > 0).sum(), 1)
+    is_new = turn.num_seen[turn.label] <= 1
+    return is_new | (turn.counts[turn.label] < per_class), turn.largest
+
+
+def assign(
+    buffer: Buffer, key: Array, batch: Batch, policy: Policy
+) -> tuple[Int[Array, "B"], Buffer]:
+    """Slots that a policy gives to the samples in turn (M: none), and the buffer with its counters advanced."""
+    num_slots, num_columns = len(buffer.labels), len(buffer.num_seen)
+
+    def turn(state, row):
+        labels, valid, num_seen, was_largest = state
+        key, label, is_valid = row
+        counts = jnp.zeros(num_columns, jnp.int32).at[labels].add(valid)
+        is_largest = counts == counts.max()
+        is_full = valid.all()
+        was_largest |= is_largest & is_full
+        num_seen = num_seen.at[label].add(is_valid)
+        key_policy, key_slot = jax.random.split(key)
+        own, largest = valid & (labels == label), valid & is_largest[labels]
+        stores, over = policy(
+            key_policy, _Turn(label, counts, num_seen, was_largest, own, largest)
+        )
+        noise = jax.random.uniform(key_slot, (num_slots,))
+        slot = jnp.where(
+            is_full, jnp.argmax(jnp.where(over, noise, -1.0)), jnp.argmin(valid)
+        )
+        slot = jnp.where(is_valid & (stores | ~is_full), slot, num_slots)
+        labels = labels.at[slot].set(label, mode="drop")
+        valid = valid.at[slot].set(True, mode="drop")
+        return (labels, valid, num_seen, was_largest), slot
+
+    start = (buffer.labels, buffer.valid, buffer.num_seen, buffer.was_largest)
+    rows = jax.random.split(key, len(batch.labels)), batch.labels, batch.valid
+    (_, _, num_seen, was_largest), slots = jax.lax.scan(turn, start, rows)
+    return slots, buffer._replace(num_seen=num_seen, was_largest=was_largest)
+
+
+def add_by(buffer: Buffer, key: Array, replay: Replay, policy: Policy) -> Buffer:
+    """Offers a batch to a buffer that fills as it may and then follows `policy`: `balanced` or `greedy`."""
+    slots, counted = assign(buffer, key, replay.batch, policy)
+    return write(counted, replay, slots)
 
 
 def packed_size(shape: tuple[int, ...]) -> int:

@@ -1,0 +1,171 @@
+r"""Distillation: the network as it was before the task is the teacher of the old columns.
+
+The teacher lies in the memory, parameters and running statistics. It sees the same augmented images as the network and is only asked
+from the second task on.
+
+Axes: B batch, C columns of the head.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from jsnn.continual.buffer import mean_of
+from jsnn.continual.method import Border, Part, Scope, Step, cross_entropy
+from jsnn.continual.network import Network, evaluate
+from jsnn.layers import Model
+
+_CLOSED = -1e30  # stands for -inf where 0 times it must be 0
+
+
+def _init(network, model: Model, output, buffer) -> Model:
+    return model
+
+
+def remember_teacher(
+    network: Network, border: Border, slot: Model, settings: Any
+) -> tuple[Model, Array]:
+    """Hook `begin_task`: the model before the task becomes the teacher."""
+    return border.model, border.data.valid
+
+
+def ask(
+    network: Network, teacher: Model, scope: Scope, inputs: Array, logits: Array
+) -> Float[Array, "B C"]:
+    """The teacher's logits; zeros, at no cost, in the first task. `logits` are the student's, for their shape."""
+
+    def answer() -> Array:
+        # All columns open now: those opened since are nobody's business, and every loss here leaves them out.
+        return evaluate(network, teacher, inputs, scope.num_open).logits
+
+    silent = jnp.zeros(logits.shape, logits.dtype)
+    return jax.lax.stop_gradient(
+        jax.lax.cond(scope.num_old > 0, answer, lambda: silent)
+    )
+
+
+def divergence(
+    logits: Float[Array, "B C"],
+    teacher: Float[Array, "B C"],
+    num_old: Int[Array, ""],
+    *,
+    temperature: ArrayLike,
+) -> Float[Array, "B"]:
+    r"""$\mathrm{KL}(p \Vert q) = \sum_c p_c \log (p_c / q_c)$ of softmaxes over the first `num_old` columns at one temperature.
+
+    $p$ is the teacher's, $q$ the student's (Hinton et al., 2015, https://arxiv.org/abs/1503.02531, without their $T^2$). 0 if `num_old` is 0.
+    """
+    old = (jnp.arange(logits.shape[1]) < num_old)[None]
+
+    def log_softmax(z: Array) -> Array:
+        return jax.nn.log_softmax(jnp.where(old, z / temperature, _CLOSED))
+
+    log_p, log_q = log_softmax(teacher), log_softmax(logits)
+    return (jnp.exp(log_p) * jnp.where(old, log_p - log_q, 0.0)).sum(1)
+
+
+def lwf(*, alpha: ArrayLike = 3.0, temperature: ArrayLike = 2.0) -> Part:
+    r"""Learning without forgetting: $\alpha T^2 \mathrm{KL}$ on the old columns, to be added to the cross entropy over all (Li and Hoiem, 2016, https://arxiv.org/abs/1606.09282).
+
+    Codebases differ on $T^2$ and on whether the cross entropy runs over new classes only.
+    """
+
+    def loss(network, step: Step, teacher: Model, settings) -> Array:
+        logits, heat = step.output.logits, settings["temperature"]
+        target = ask(network, teacher, step.scope, step.inputs, logits)
+        value = divergence(logits, target, step.scope.num_old, temperature=heat)
+        return settings["alpha"] * heat**2 * mean_of(value, step.batch.valid)
+
+    return Part(
+        "distil",
+        {"alpha": alpha, "temperature": temperature},
+        init=_init,
+        begin_task=remember_teacher,
+        loss=loss,
+    )
+
+
+def balanced_loss(
+    logits: Float[Array, "B C"],
+    teacher: Float[Array, "B C"],
+    labels: Int[Array, "B"],
+    valid: Bool[Array, "B"],
+    scope: Scope,
+    *,
+    temperature: ArrayLike,
+) -> Float[Array, ""]:
+    r"""$(1 - \lambda) \mathrm{CE} + \lambda \mathrm{KL}$ with $\lambda$ the share of old classes among all, as in BiC and WA (no $T^2$)."""
+    share = scope.num_old / jnp.maximum(scope.num_open, 1)
+    value = divergence(logits, teacher, scope.num_old, temperature=temperature)
+    kept = mean_of(value, valid)
+    return (1.0 - share) * cross_entropy(logits, labels, valid) + share * kept
+
+
+def balanced_distillation(*, temperature: ArrayLike = 2.0) -> Part:
+    """`balanced_loss` of the batch: the loss of WA (Zhao et al., CVPR 2020, https://arxiv.org/abs/1911.07053)."""
+
+    def loss(network, step: Step, teacher: Model, settings) -> Array:
+        logits = step.output.logits
+        target = ask(network, teacher, step.scope, step.inputs, logits)
+        return balanced_loss(
+            logits,
+            target,
+            step.batch.labels,
+            step.batch.valid,
+            step.scope,
+            temperature=settings["temperature"],
+        )
+
+    return Part(
+        "distil",
+        {"temperature": temperature},
+        init=_init,
+        begin_task=remember_teacher,
+        loss=loss,
+    )
+
+
+class Sigmoids(NamedTuple):
+    """Targets and weights of a binary cross entropy, column by column."""
+
+    targets: Float[Array, "B C"]
+    counted: Bool[Array, "C"]
+
+
+def sigmoid_targets(
+    teacher: Float[Array, "B C"], labels: Int[Array, "B"], scope: Scope
+) -> Sigmoids:
+    """iCaRL's targets: the teacher's sigmoid on old columns, the label's one-hot on new ones; closed ones do not count."""
+    column = jnp.arange(teacher.shape[1])
+    old, one_hot = (column < scope.num_old)[None], labels[:, None] == column[None]
+    soft = jax.nn.sigmoid(teacher)
+    targets = jnp.where(old, soft, one_hot.astype(soft.dtype))
+    return Sigmoids(targets, column < scope.num_open)
+
+
+def sigmoid_loss(logits: Float[Array, "B C"], sigmoids: Sigmoids) -> Float[Array, "B"]:
+    r"""$-\frac{1}{K} \sum_c t_c \log \sigma(z_c) + (1 - t_c) \log \sigma(-z_c)$ over the K columns that count."""
+    counted = sigmoids.counted[None]
+    z = jnp.where(counted, logits, 0.0)
+    right, wrong = jax.nn.log_sigmoid(z), jax.nn.log_sigmoid(-z)
+    losses = -(sigmoids.targets * right + (1.0 - sigmoids.targets) * wrong)
+    count = jnp.maximum(sigmoids.counted.sum(), 1)
+    return jnp.where(counted, losses, 0.0).sum(1) / count
+
+
+def icarl_loss() -> Part:
+    """iCaRL's loss, of the batch alone: sigmoids, old ones distilled (Rebuffi et al., CVPR 2017, https://arxiv.org/abs/1611.07725).
+
+    A class of the task that was already open is an old column: its target is the teacher's too.
+    """
+
+    def loss(network, step: Step, teacher: Model, settings) -> Array:
+        logits = step.output.logits
+        target = ask(network, teacher, step.scope, step.inputs, logits)
+        sigmoids = sigmoid_targets(target, step.batch.labels, step.scope)
+        return mean_of(sigmoid_loss(logits, sigmoids), step.batch.valid)
+
+    return Part("distil", init=_init, begin_task=remember_teacher, loss=loss)

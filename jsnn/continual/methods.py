@@ -1,0 +1,167 @@
+"""The methods by name, each a declaration: a further one is a further entry.
+
+Weights are the published ones for CIFAR-10 in five tasks where there are any (mammoth's best arguments,
+https://github.com/aimagelab/mammoth); they are defaults of `method.default_settings`.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from jsnn.continual import (
+    classifiers,
+    consolidate,
+    correction,
+    distil,
+    replay,
+)
+from jsnn.continual.method import Method
+
+Exemplars = Literal["uniform", "balanced"]
+
+
+def naive() -> Method:
+    """Cross entropy on the task at hand, over all open classes: what forgets."""
+    return Method((replay.batch_cross_entropy(),))
+
+
+def joint() -> Method:
+    """All classes at once, in one run: the upper bound."""
+    return naive()._replace(data="all")
+
+
+def cumulative() -> Method:
+    """Joint training anew at each task, on all samples so far: the upper bound of each row."""
+    return naive()._replace(data="seen", fresh_start=True)
+
+
+def er(exemplars: Exemplars = "uniform") -> Method:
+    """Experience replay."""
+    return Method(
+        (replay.joint_cross_entropy(),),
+        storage=replay.reservoir(exemplars),
+        passes="together",
+    )
+
+
+def er_ace(exemplars: Exemplars = "uniform") -> Method:
+    """Experience replay with asymmetric cross entropy."""
+    parts = (replay.asymmetric_cross_entropy(),)
+    return Method(parts, storage=replay.reservoir(exemplars))
+
+
+def der(exemplars: Exemplars = "uniform") -> Method:
+    """Dark experience replay."""
+    parts = (replay.batch_cross_entropy(), replay.match_logits(alpha=0.3))
+    return Method(parts, storage=replay.reservoir(exemplars))
+
+
+def der_plus_plus(exemplars: Exemplars = "uniform") -> Method:
+    """Dark experience replay with labels, from a second draw."""
+    parts = (
+        replay.batch_cross_entropy(),
+        replay.match_logits(alpha=0.1),
+        replay.replayed_cross_entropy(beta=0.5),
+    )
+    return Method(parts, storage=replay.reservoir(exemplars))
+
+
+def lwf() -> Method:
+    """Learning without forgetting."""
+    return Method((replay.batch_cross_entropy(), distil.lwf()))
+
+
+def ewc() -> Method:
+    """Online elastic weight consolidation."""
+    return Method((replay.batch_cross_entropy(), consolidate.ewc()))
+
+
+def si() -> Method:
+    """Synaptic intelligence."""
+    return Method((replay.batch_cross_entropy(), consolidate.si()))
+
+
+def icarl() -> Method:
+    """Herded exemplars, distilled sigmoids, nearest mean of exemplars."""
+    return Method(
+        (distil.icarl_loss(), classifiers.nearest_exemplar_mean()),
+        storage=replay.herding(),
+        data="task+buffer",
+    )
+
+
+def bic() -> Method:
+    """Distillation and a bias layer fitted on a tenth of the exemplars."""
+    return Method(
+        (correction.bias_correction(share=0.1),),
+        storage=replay.herding(),
+        data="task+buffer",
+        withheld=0.1,
+    )
+
+
+def wa() -> Method:
+    """Distillation and weight alignment."""
+    return Method(
+        (distil.balanced_distillation(), correction.align_weights()),
+        storage=replay.herding(),
+        data="task+buffer",
+    )
+
+
+def slda() -> Method:
+    """Streaming discriminant analysis on the features of a network trained on the first task."""
+    parts = (replay.batch_cross_entropy(), classifiers.slda())
+    return Method(parts, freeze_after=1)
+
+
+def ncm() -> Method:
+    """Nearest class mean on the features of a network trained on the first task."""
+    parts = (replay.batch_cross_entropy(), classifiers.nearest_class_mean())
+    return Method(parts, freeze_after=1)
+
+
+def gdumb() -> Method:
+    """A greedily balanced buffer, and a network trained on it from scratch."""
+    return Method(
+        (replay.batch_cross_entropy(),),
+        storage=replay.greedy(),
+        data="buffer",
+        fresh_start=True,
+    )
+
+
+def latent_er(exemplars: Exemplars = "uniform") -> Method:
+    """Experience replay of hidden spikes, one bit each."""
+    return er(exemplars)._replace(latent=True)
+
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "naive": naive,
+    "joint": joint,
+    "cumulative": cumulative,
+    "er": er,
+    "er-ace": er_ace,
+    "der": der,
+    "der++": der_plus_plus,
+    "lwf": lwf,
+    "ewc": ewc,
+    "si": si,
+    "icarl": icarl,
+    "bic": bic,
+    "wa": wa,
+    "slda": slda,
+    "ncm": ncm,
+    "gdumb": gdumb,
+    "latent-er": latent_er,
+}
+
+
+def get(name: str, **options: str) -> Method:
+    """The method of this name; `options` are its factory's.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if name not in METHODS:
+        raise ValueError(f"`name` must be one of {', '.join(METHODS)}, got {name!r}.")
+    return METHODS[name](**options)

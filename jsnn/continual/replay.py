@@ -1,0 +1,148 @@
+"""Replay: terms of the loss that look at samples from the buffer, and what fills it.
+
+Every term that draws gets a draw of its own each step, as large as the batch.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jsnn.continual import buffer as buffers
+from jsnn.continual import herding as herd
+from jsnn.continual.buffer import Buffer, Replay, mean_of
+from jsnn.continual.method import Border, Part, Step, Storage, cross_entropy
+from jsnn.continual.network import features_of
+
+
+def batch_cross_entropy() -> Part:
+    """Cross entropy of the batch over all open classes: by itself, naive training."""
+
+    def loss(network, step: Step, slot, settings) -> Array:
+        return cross_entropy(step.output.logits, step.batch.labels, step.batch.valid)
+
+    return Part("classify", loss=loss)
+
+
+def joint_cross_entropy() -> Part:
+    """Experience replay: one mean of the cross entropy over the batch and a draw (Riemer et al., 2019; Chaudhry et al., https://arxiv.org/abs/1902.10486)."""
+
+    def loss(network, step: Step, slot, settings) -> Array:
+        (replay,), (output,) = step.replays, step.replay_outputs
+        return cross_entropy(
+            jnp.concatenate([step.output.logits, output.logits]),
+            jnp.concatenate([step.batch.labels, replay.batch.labels]),
+            jnp.concatenate([step.batch.valid, replay.batch.valid]),
+        )
+
+    return Part("replay", num_draws=1, loss=loss)
+
+
+def replayed_cross_entropy(*, beta: ArrayLike = 0.5) -> Part:
+    r"""$\beta$ times the cross entropy of a draw: with `match_logits` and the batch's, DER++."""
+
+    def loss(network, step: Step, slot, settings) -> Array:
+        (replay,), (output,) = step.replays, step.replay_outputs
+        value = cross_entropy(output.logits, replay.batch.labels, replay.batch.valid)
+        return settings["beta"] * value
+
+    return Part("replay", {"beta": beta}, num_draws=1, loss=loss)
+
+
+def asymmetric_cross_entropy() -> Part:
+    """ER-ACE: new samples compete only with classes in their own batch, replayed ones with all (Caccia et al., ICLR 2022, https://arxiv.org/abs/2104.05025).
+
+    In the first task there is nothing old to protect: its batches see all open classes, and nothing is replayed.
+    """
+
+    def loss(network, step: Step, slot, settings) -> Array:
+        (replay,), (output,) = step.replays, step.replay_outputs
+        old, logits = step.scope.task > 0, step.output.logits
+        labels, valid = step.batch.labels, step.batch.valid
+        present = jnp.zeros(logits.shape[1], bool).at[labels].max(valid)
+        shown = jnp.where((present | ~old)[None], logits, -jnp.inf)
+        value = cross_entropy(output.logits, replay.batch.labels, replay.batch.valid)
+        return cross_entropy(shown, labels, valid) + jnp.where(old, value, 0.0)
+
+    return Part("classify", num_draws=1, loss=loss)
+
+
+def logit_distance(
+    logits: Float[Array, "B C"], stored: Float[Array, "B C"]
+) -> Float[Array, "B"]:
+    """Mean squared distance over the columns that were open when `stored` was; 0 if none was."""
+    was_open = jnp.isfinite(stored)
+    # Columns closed then are replaced before the subtraction: inf - inf is NaN, and NaN times 0 as well.
+    error = jnp.where(was_open, logits, 0.0) - jnp.where(was_open, stored, 0.0)
+    return jnp.square(error).sum(1) / jnp.maximum(was_open.sum(1), 1)
+
+
+def match_logits(*, alpha: ArrayLike = 0.3) -> Part:
+    r"""Dark experience replay: $\alpha \lVert z - h(x) \rVert^2$, the mean over a draw, of logits now and when stored (Buzzega et al., NeurIPS 2020, https://arxiv.org/abs/2004.07211).
+
+    The original's head is open from the start. Here columns that were closed when a sample was stored are left out of its mean.
+    """
+
+    def loss(network, step: Step, slot, settings) -> Array:
+        (replay,), (output,) = step.replays, step.replay_outputs
+        distance = logit_distance(output.logits, replay.logits)
+        return settings["alpha"] * mean_of(distance, replay.batch.valid)
+
+    return Part("match", {"alpha": alpha}, num_draws=1, loss=loss)
+
+
+def reservoir(kind: Literal["uniform", "balanced"] = "uniform") -> Storage:
+    """A reservoir offered every batch of every epoch: uniform over all samples, or balanced over classes and uniform within each.
+
+    Raises:
+      ValueError: if `kind` is neither.
+    """
+    if kind not in ("uniform", "balanced"):
+        raise ValueError(f"`kind` must be 'uniform' or 'balanced', got {kind!r}.")
+
+    def step(buffer: Buffer, key: Array, scope, replay: Replay) -> Buffer:
+        if kind == "uniform":
+            return buffers.add_reservoir(buffer, key, replay)
+        return buffers.add_by(buffer, key, replay, buffers.balanced)
+
+    return Storage(step=step)
+
+
+def _as_replay(border: Border, num_columns: int) -> Replay:
+    """A task's samples without the network's answers."""
+    count = len(border.data.labels)
+    tasks = jnp.full(count, border.scope.task)
+    return Replay(border.data, tasks, jnp.full((count, num_columns), -jnp.inf))
+
+
+def greedy() -> Storage:
+    """A greedily balanced buffer (GDumb), filled from a random pass over a task's samples before it is trained."""
+
+    def begin(network, border: Border) -> Buffer:
+        key_order, key_slot = jax.random.split(border.key)
+        order = jax.random.permutation(key_order, len(border.data.labels))
+        replay = _as_replay(border, len(border.buffer.num_seen))
+        shuffled = jax.tree.map(lambda x: x[order], replay)
+        return buffers.add_by(border.buffer, key_slot, shuffled, buffers.greedy)
+
+    return Storage(begin=begin)
+
+
+def herding() -> Storage:
+    """Exemplars by herding on the trained network's features, chosen when a task ends: see `herding.renew`."""
+
+    def end(network, border: Border) -> Buffer:
+        open_now, buffer = border.scope.num_open, border.buffer
+        kept = features_of(network, border.model, buffer.images, open_now)
+        new = features_of(network, border.model, border.data.images, open_now)
+        return herd.renew(
+            buffer,
+            border.data,
+            (kept, new),
+            num_open=open_now,
+            task=border.scope.task,
+        )
+
+    return Storage(end=end)
