@@ -4,7 +4,7 @@ A field is the picture of one feature, in pixels of the image. The field of a fe
 fields, each moved to where the kernel looks and weighted; of the input features that a kernel could see at one offset only
 one spikes first, so they compete instead of adding up:
 
-$$R_f(y, x) = \Big[ \sum_{i,j} \max_c \; w_{ijcf} \, R_c(y - s i, \, x - s j) \Big]_+$$
+$$R_f(y, x) = \Big[ \sum_{i,j} \max_c \; w_{fcij} \, R_c(y - s i, \, x - s j) \Big]_+$$
 
 with $s$ the pixels between two neighbouring neurons of the layer below. Pooling moves a feature about in its window; it is drawn in
 the middle. `combine="sum"` replaces the maximum by a sum and cuts nothing off, so that the field of a linear network results.
@@ -42,7 +42,7 @@ def of_pixels() -> Fields:
 
 def through_convolution(
     fields: Fields,
-    weights: Float[Array, "kh kw C F"],
+    weights: Float[Array, "F C k k"],
     *,
     combine: Combine = "max",
 ) -> Fields:
@@ -58,9 +58,9 @@ def through_convolution(
     """
     if combine not in ("max", "sum"):
         raise ValueError(f"`combine` must be 'max' or 'sum', got {combine!r}.")
-    if weights.ndim != 4 or weights.shape[2] != len(fields.images):
+    if weights.ndim != 4 or weights.shape[1] != len(fields.images):
         raise ValueError(
-            f"`weights` {weights.shape} must be [kh, kw, C, F] with C = {len(fields.images)}, the number of `fields`."
+            f"`weights` {weights.shape} must be [F, C, k, k] with C = {len(fields.images)}, the number of `fields`."
         )
     images = _convolved(fields.images, weights, int(fields.spacing), combine)
     return Fields(images, fields.spacing)
@@ -69,20 +69,20 @@ def through_convolution(
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _convolved(images, weights, spacing: int, combine: Combine):
     """The sum over offsets, one feature at a time: all at once they would not fit the cache."""
-    kh, kw, _, _ = weights.shape
+    kh, kw = weights.shape[2:]
     _, height, width = images.shape
     shape = (height + (kh - 1) * spacing, width + (kw - 1) * spacing)
 
-    def feature(kernel):  # [kh, kw, C]
+    def feature(kernel):  # [C, k, k]
         field = jnp.zeros(shape)
         for i, j in np.ndindex(kh, kw):
-            parts = kernel[i, j, :, None, None] * images
+            parts = kernel[:, i, j, None, None] * images
             part = parts.max(0) if combine == "max" else parts.sum(0)
             top, left = i * spacing, j * spacing
             field = field.at[top : top + height, left : left + width].add(part)
         return field if combine == "sum" else jnp.maximum(field, 0.0)
 
-    return jax.lax.map(feature, jnp.moveaxis(weights, -1, 0))
+    return jax.lax.map(feature, weights)
 
 
 def through_pooling(fields: Fields, size: int, stride: int | None = None) -> Fields:
@@ -127,11 +127,3 @@ def concatenate(fields: Sequence[Fields]) -> Fields:
 
     images = jnp.concatenate([centred(f.images) for f in fields])
     return Fields(images, fields[0].spacing)
-
-
-def convergence(weights: Float[Array, "..."]) -> Float[Array, ""]:
-    r"""Weight-convergence index, the mean of $w (1 - w)$: 0 once every weight is 0 or 1, 1/4 where all are undecided.
-
-    Reference: Kheradpisheh et al. 2018, section 2.4, https://doi.org/10.1016/j.neunet.2017.12.005
-    """
-    return jnp.mean(weights * (1 - weights))

@@ -112,7 +112,7 @@ def activation_maps(
     Of a large layer the features with most spikes are shown, in their order; the title says of how many.
 
     Args:
-      layers: first-spike maps by name, `[H, W, F]`: the step of the first spike, at or above T for never.
+      layers: first-spike maps by name, `[F, H, W]`: the step of the first spike, at or above T for never.
       num_steps: T, of all layers or by name.
       image: the image itself, `[H, W]`, shown on top.
       columns: features in a row.
@@ -146,7 +146,7 @@ def _earliness(
     name: str, times: np.ndarray, num_steps: int, columns: int, limit: int
 ) -> tuple[str, np.ndarray, float]:
     """Title, mosaic and largest value of one layer: T for a spike at the first step, 0 for none."""
-    value = np.maximum(num_steps - times.astype(np.int64), 0).transpose(2, 0, 1)
+    value = np.maximum(num_steps - times.astype(np.int64), 0)
     count, total = int((value > 0).sum()), value.size
     title = f"{name}  ·  {count:,} of {total:,} neurons spike"
     if len(value) > limit:

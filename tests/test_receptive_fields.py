@@ -10,7 +10,7 @@ from jsnn import receptive_fields
 
 def by_loops(images, weights, spacing):
     """One pixel at a time, from the equation."""
-    kh, kw, num_inputs, num_features = weights.shape
+    num_features, num_inputs, kh, kw = weights.shape
     _, height, width = images.shape
     shape = (num_features, height + (kh - 1) * spacing, width + (kw - 1) * spacing)
     found = np.zeros(shape)
@@ -19,7 +19,7 @@ def by_loops(images, weights, spacing):
             v, u = y - i * spacing, x - j * spacing
             if 0 <= v < height and 0 <= u < width:
                 parts = [
-                    weights[i, j, c, f] * images[c, v, u] for c in range(num_inputs)
+                    weights[f, c, i, j] * images[c, v, u] for c in range(num_inputs)
                 ]
                 found[f, y, x] += max(parts)
     return np.maximum(found, 0)
@@ -27,8 +27,8 @@ def by_loops(images, weights, spacing):
 
 def test_two_layers_with_pooling_between_equal_loops():
     rng = np.random.default_rng(0)
-    filters = rng.normal(size=(3, 3, 1, 2))
-    first, second = rng.uniform(size=(2, 2, 2, 4)), rng.uniform(size=(3, 3, 4, 3))
+    filters = rng.normal(size=(2, 1, 3, 3))
+    first, second = rng.uniform(size=(4, 2, 2, 2)), rng.uniform(size=(3, 4, 3, 3))
     fields = receptive_fields.of_pixels()
     for weights in (filters, first):
         weights = jnp.asarray(weights, jnp.float32)
@@ -53,16 +53,16 @@ def test_sum_is_the_gradient_of_a_linear_network():
     rng = np.random.default_rng(1)
     weights = [
         jnp.asarray(rng.normal(size=s), jnp.float32)
-        for s in ((3, 3, 1, 2), (3, 3, 2, 4))
+        for s in ((2, 1, 3, 3), (4, 2, 3, 3))
     ]
 
     def potential(image, feature):
-        x = image[None, :, :, None]
+        x = image[None, None]
         for w in weights:
             x = jax.lax.conv_general_dilated(
-                x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                x, w, (1, 1), "VALID", dimension_numbers=("NCHW", "OIHW", "NCHW")
             )
-        return x[0, 0, 0, feature]
+        return x[0, feature, 0, 0]
 
     fields = receptive_fields.of_pixels()
     for w in weights:
@@ -77,25 +77,17 @@ def test_sum_is_the_gradient_of_a_linear_network():
 def test_branches_are_centred():
     one = receptive_fields.through_pooling(receptive_fields.of_pixels(), 1)
     pixels = receptive_fields.of_pixels()
-    three = receptive_fields.through_convolution(pixels, jnp.ones((3, 3, 1, 2)))
+    three = receptive_fields.through_convolution(pixels, jnp.ones((2, 1, 3, 3)))
     both = receptive_fields.concatenate([one, three])
     assert both.images.shape == (3, 3, 3)
     np.testing.assert_array_equal(both.images[0], [[0, 0, 0], [0, 1, 0], [0, 0, 0]])
     np.testing.assert_array_equal(both.images[1:], 1)
 
 
-def test_convergence_index():
-    assert float(receptive_fields.convergence(jnp.array([0.0, 1.0, 1.0]))) == 0.0
-    # A mean of four exact binary fractions.
-    assert float(receptive_fields.convergence(jnp.array([0.5, 0.25, 0.0, 1.0]))) == (
-        (0.25 + 0.1875) / 4
-    )
-
-
 def test_what_cannot_be_drawn_is_refused():
     pixels = receptive_fields.of_pixels()
-    with pytest.raises(ValueError, match=r"`weights` \(3, 3, 2, 4\).* C = 1"):
-        receptive_fields.through_convolution(pixels, jnp.ones((3, 3, 2, 4)))
+    with pytest.raises(ValueError, match=r"`weights` \(4, 2, 3, 3\).* C = 1"):
+        receptive_fields.through_convolution(pixels, jnp.ones((4, 2, 3, 3)))
     with pytest.raises(ValueError, match="`size` must be at least 1, got 0"):
         receptive_fields.through_pooling(pixels, 0)
     apart = receptive_fields.through_pooling(pixels, 2)

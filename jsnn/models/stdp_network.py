@@ -1,0 +1,210 @@
+"""Runs the networks declared in `jsnn.models.stdp`: from images to decisions, block by block, and features drawn in the image.
+
+A block's input is kept for all images, pooled but not padded, the smallest form that holds everything: first-spike times as bytes, T for
+never; in front of a decision or a support vector machine, where only the last step counts, whether a neuron has fired.
+
+Axes: N images, C input features, F features, L layers side by side, G classes ("groups" of features).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
+
+from jsnn import receptive_fields
+from jsnn.models.stdp import Block, Network, stages
+from jsnn.stdp import encode, inhibition, layer, waves
+from jsnn.stdp.layer import Decision
+
+Weights = tuple[Float[Array, "F C k k"], ...]  # of one block
+_BATCH = 1000  # images a call: bounds memory
+
+
+class Decided(NamedTuple):
+    """What a network decides: a class, or −1 if no potential is above zero."""
+
+    prediction: Int[Array, "N"]
+    scores: Float[Array, "N G"]
+
+
+def init(key: Array, network: Network) -> tuple[Weights, ...]:
+    """Weights of all layers, listed as `stages`.
+
+    Each layer has a key of its own, so networks that begin alike begin with the same weights.
+    """
+    found, channels = [], len(network.frontend().kernels)
+    for number, branches in enumerate(stages(network)):
+        keys = jax.random.split(jax.random.fold_in(key, number), len(branches))
+        pairs = zip(keys, branches, strict=True)
+        found.append(tuple(layer.init_weights(k, s, channels) for k, s in pairs))
+        channels = sum(spec.features for spec in branches)
+    return tuple(found)
+
+
+def in_batches(run: Callable[[Any], Any], images: Any) -> Any:
+    """`run` on batches of images, its results put together as NumPy arrays; one compilation serves all batches."""
+    count, parts = len(images), []
+    for start in range(0, count, _BATCH):
+        batch = np.asarray(images[start : start + _BATCH])
+        size = len(batch)
+        if size < _BATCH < count:
+            fill = [(0, _BATCH - size)] + [(0, 0)] * (batch.ndim - 1)
+            batch = np.pad(batch, fill)
+        found = run(jnp.asarray(batch))
+        parts.append([np.asarray(x)[:size] for x in jax.tree.leaves(found)])
+        tree = jax.tree.structure(found)
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return jax.tree.unflatten(tree, columns)
+
+
+def spike_times(network: Network, images: np.ndarray) -> UInt8[np.ndarray, "N C H W"]:
+    """The first block's input from images `[N, H, W, channels]` on the scale of bytes: filters, encoding, pooling."""
+    frontend, first = network.frontend(), stages(network)[0][0]
+    grey = images[..., 0] if images.shape[-1] == 1 else np.moveaxis(images, -1, 1)
+
+    def run(x):
+        times = encode.spike_times(x, frontend)
+        return layer.pooled(first, times, frontend.num_steps)
+
+    return in_batches(run, grey)
+
+
+def inhibited(
+    block: Block, inputs: UInt8[Array, "N C H W"], num_steps: int
+) -> UInt8[Array, "N C H W"]:
+    """A block's input as its training sees it: of each position's spikes only the first, if the block says so."""
+    if not block.inhibited:
+        return inputs
+    return in_batches(lambda x: _inhibited(x, num_steps), inputs)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _inhibited(inputs, num_steps):
+    def one(times):
+        ones = jnp.ones(times.shape, jnp.float32)  # of equally early, the lowest stays
+        return inhibition.pointwise(times, ones, num_steps)
+
+    return jax.lax.map(one, inputs)
+
+
+def _centred(maps: Sequence[Array], silent: Any) -> Array:
+    """Maps `[F, H, W]` of branches one after another, the smaller ones with silence around them."""
+    side = max(m.shape[-1] for m in maps)
+    wide = [((side - m.shape[-1]) // 2, -(m.shape[-1] - side) // 2) for m in maps]
+    padded = [
+        jnp.pad(m, ((0, 0), w, w), constant_values=silent)
+        for m, w in zip(maps, wide, strict=True)
+    ]
+    return jnp.concatenate(padded)
+
+
+def fire(
+    block: Block, weights: Weights, inputs: UInt8[Array, "C H W"], num_steps: int
+) -> UInt8[Array, "F H2 W2"]:
+    """A block's output for one image, from its pooled input."""
+    pairs = zip(block.branches, weights, strict=True)
+    maps = [layer.fire(spec, w, inputs, num_steps) for spec, w in pairs]
+    out = _centred(maps, num_steps)
+    if not block.skip:
+        return out
+    return jnp.minimum(out, inputs[np.arange(len(out)) % len(inputs)])
+
+
+def fire_at_last(
+    block: Block, weights: Weights, active: Bool[Array, "C H W"]
+) -> Bool[Array, "F H2 W2"]:
+    """Which neurons of a block have fired at all, T times cheaper than `fire`."""
+    pairs = zip(block.branches, weights, strict=True)
+    out = _centred([layer.fire_at_last(spec, w, active) for spec, w in pairs], False)
+    if not block.skip:
+        return out
+    return out | active[np.arange(len(out)) % len(active)]
+
+
+def respond(
+    network: Network,
+    number: int,
+    weights: Weights,
+    inputs: UInt8[np.ndarray, "N C H W"],
+) -> Shaped[np.ndarray, "N F H2 W2"]:
+    """The input of what stands above block `number`, for many images: times, or in front of a read-out whether neurons have fired."""
+    run = functools.partial(_respond, network=network, number=number)
+    return in_batches(lambda x: run(weights, x), inputs)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "number"))
+def _respond(weights, inputs, *, network, number):
+    block, num_steps = network.blocks[number], network.frontend().num_steps
+    last = number + 1 == len(network.blocks)
+
+    def one(times):
+        if not last:
+            out = fire(block, weights, times, num_steps)
+            above = network.blocks[number + 1].branches[0]
+            return layer.pooled(above, out, num_steps)
+        out = fire_at_last(block, weights, waves.fired(times, num_steps))
+        if network.decision:
+            return layer.pooled_activity(network.decision[0], out)
+        size, padding = network.readout
+        times = jnp.where(out, 0, 1).astype(jnp.uint8)
+        return waves.pool(times, size, padding=padding, num_steps=1) < 1
+
+    return jax.lax.map(one, inputs)
+
+
+def majority(votes: Int[Array, "L *N"]) -> Int[Array, "*N"]:
+    """The class with more than half of the votes, or that of the middle layer where none has them; −1 is no vote."""
+    same = (votes[:, None] == votes[None]) & (votes[None] >= 0)
+    counts = same.sum(1)  # votes for what each layer voted for
+    best = jnp.argmax(counts, axis=0)
+    leader = jnp.take_along_axis(votes, best[None], axis=0)[0]
+    return jnp.where(2 * counts.max(0) > len(votes), leader, votes[len(votes) // 2])
+
+
+def scores(
+    specs: Sequence[Decision], weights: Weights, active: Bool[Array, "C H W"]
+) -> Float[Array, "G"]:
+    """Largest potential of each class over that of all classes, averaged over layers."""
+    found = []
+    for spec, w in zip(specs, weights, strict=True):
+        image = layer.padded_activity(spec, active)
+        times = jnp.where(image, 0, 1).astype(jnp.uint8)
+        potential = waves.potentials(w, times, 0).reshape(spec.classes, -1).max(-1)
+        found.append(potential / jnp.maximum(potential.max(), 1e-9))
+    return jnp.stack(found).mean(0)
+
+
+def decide(
+    specs: tuple[Decision, ...], weights: Weights, active: Bool[np.ndarray, "N C H W"]
+) -> Decided:
+    """Decisions on many images."""
+    return in_batches(lambda x: _decide(weights, x, specs), active)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _decide(weights, active, specs):
+    def one(image):
+        pairs = zip(specs, weights, strict=True)
+        votes = [layer.decide(spec, w, image).decision for spec, w in pairs]
+        return Decided(majority(jnp.stack(votes)), scores(specs, weights, image))
+
+    return jax.lax.map(one, active)
+
+
+def fields(
+    network: Network, weights: Sequence[Weights]
+) -> list[list[Float[Array, "F H W"]]]:
+    """Features of every layer in image space, listed as `stages`. What goes around a block is left out of the picture."""
+    kernels = jnp.asarray(network.frontend().kernels)[:, None]
+    below = receptive_fields.through_convolution(receptive_fields.of_pixels(), kernels)
+    found = []
+    for specs, of_block in zip(stages(network), weights, strict=True):
+        seen = receptive_fields.through_pooling(below, specs[0].pool)
+        branches = [receptive_fields.through_convolution(seen, w) for w in of_block]
+        found.append([branch.images for branch in branches])
+        below = receptive_fields.concatenate(branches)
+    return found
