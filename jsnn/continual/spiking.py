@@ -1,0 +1,162 @@
+"""A spiking network with a growing head as the pure functions that continual methods work on.
+
+Axes: T time, B batch, H height, W width, C colour channels.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Shaped
+
+from jsnn import head, layers, training
+from jsnn.continual.network import Head, Network, Output
+from jsnn.unroll import Constant, Signal
+
+BatchNormMode = Literal["train", "eval", "frozen"]
+BatchNormPolicy = Literal["train", "reference", "freeze"]
+# Mode in the first task, and from the second on.
+POLICIES: dict[BatchNormPolicy, tuple[BatchNormMode, BatchNormMode]] = {
+    "train": ("train", "train"),
+    "reference": ("train", "eval"),
+    "freeze": ("train", "frozen"),
+}
+
+
+def normalise(
+    images: Shaped[Array, "B H W C"],
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Float[Array, "B H W C"]:
+    """Pixels in [0, 1], and then with mean and deviation of each channel taken out, if given."""
+    x = training.unit_interval(images)
+    if mean is None or std is None:
+        return x
+    shape = (1, 1, 1, -1)
+    return (x - jnp.array(mean).reshape(shape)) / jnp.array(std).reshape(shape)
+
+
+def crop_and_flip(
+    key: Array, images: Shaped[Array, "B H W C"], pad: int = 4
+) -> Shaped[Array, "B H W C"]:
+    """Each image shifted by up to `pad` pixels either way, with zeros outside, and mirrored every other time."""
+    key_shift, key_flip = jax.random.split(key)
+    size = images.shape[1:]
+    edges = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+    corner = jax.random.randint(key_shift, (len(images), 2), 0, 2 * pad + 1)
+    cut = jax.vmap(
+        lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), size)
+    )(jnp.pad(images, edges), corner)
+    flip = jax.random.bernoulli(key_flip, shape=(len(images), 1, 1, 1))
+    return jnp.where(flip, cut[:, :, ::-1], cut)
+
+
+def make_network(
+    graphdef: Any,
+    is_column: Any,
+    *,
+    num_steps: int,
+    read_out: head.ReadOut,
+    prepare: Callable[[Array], Array] = normalise,
+    augment: Callable[[Array, Array], Array] | None = None,
+    batch_norm: BatchNormMode = "train",
+    latent_layer: int | None = None,
+) -> Network:
+    """The functions of a `Sequence` of features, growing head and read-out neurons, as in `jsnn.models.cil_cnn`.
+
+    Args:
+      graphdef: its static part, from `layers.split`.
+      is_column: its class columns, from `head.column_tree`.
+      num_steps: T, time steps for which an image is shown.
+      read_out: how the head's output becomes logits; it must be what the network was built with.
+      prepare: stored or augmented images to input currents.
+      augment: random changes of training images as they are stored.
+      batch_norm: in training, normalise by the batch and follow it (`"train"`), by what was learnt so far (`"eval"`), or that with scale and
+        offset held too (`"frozen"`).
+      latent_layer: how many of the feature layers lie below the point at which latent replay enters; None: no latent replay.
+    """
+
+    def load(model: layers.Model, train: bool) -> tuple[Any, Any, bool]:
+        """The network, its features, and whether batch norm trains."""
+        module = layers.merge(graphdef, model)
+        features = module.layers[0]
+        if train and batch_norm == "frozen":
+            _hold_batch_norm(features)
+        return module, features, train and batch_norm == "train"
+
+    def finish(module, x: Array, key, num_open: ArrayLike, train: bool) -> Output:
+        """From the features of all steps to an `Output`."""
+        features = x.mean(0).reshape(x.shape[1], -1)
+        # The mean over time commutes with a linear head, which then runs once instead of T times.
+        y: Signal = features[None] if read_out == "current" else x
+        for number, layer in enumerate(list(module.layers)[1:]):
+            y = _run(layer, y, jax.random.fold_in(key, number), train)
+        assert not isinstance(y, Constant)
+        logits = head.mask_closed(head.read_out(y, read_out), num_open)
+        return Output(features, logits, layers.split(module)[1].rest)
+
+    def apply(model, key, images, num_open, train) -> Output:
+        module, features, train = load(model, train)
+        x = _run(features, Constant(prepare(images), num_steps), key, train)
+        return finish(module, _every_step(x), key, num_open, train)
+
+    def lower(model, key, images, train):
+        module, features, train = load(model, train)
+        part = _part(features, slice(latent_layer))
+        x = _run(part, Constant(prepare(images), num_steps), key, train)
+        return _every_step(x), layers.split(module)[1].rest
+
+    def upper(model, key, spikes, num_open, train) -> Output:
+        module, features, train = load(model, train)
+        x = _run(_part(features, slice(latent_layer, None)), spikes, key, train)
+        return finish(module, _every_step(x), key, num_open, train)
+
+    def get_head(params) -> Head:
+        leaves = zip(jax.tree.leaves(params), jax.tree.leaves(is_column), strict=True)
+        bias, weight = sorted((p for p, c in leaves if c), key=lambda p: p.ndim)
+        return Head(weight, bias)
+
+    def with_head(params, new: Head):
+        def one(column, p):
+            return p if not column else (new.bias if p.ndim == 1 else new.weight)
+
+        return jax.tree.map(one, is_column, params)
+
+    more: dict[str, Any] = {}
+    if latent_layer is not None:
+        more |= {"lower": lower, "upper": upper}
+    if augment is not None:
+        more["augment"] = augment
+    return Network(apply, get_head, with_head, **more)
+
+
+def _run(layer: layers.Layer, x: Signal, key: Array, train: bool) -> Signal:
+    """A layer from rest; what must outlive the batch stays in it."""
+    shape = x.value.shape if isinstance(x, Constant) else x.shape[1:]
+    state, y = layer(layer.init_state(shape, key=key, train=train), x, train=train)
+    if train:
+        layer.remember(state)
+    return y
+
+
+def _every_step(x: Signal) -> Array:
+    """A signal written out: a network without neurons would leave it constant."""
+    if isinstance(x, Constant):
+        return jnp.broadcast_to(x.value, (x.num_steps, *x.value.shape))
+    return x
+
+
+def _part(features: layers.Sequence, which: slice) -> layers.Sequence:
+    chosen = list(features.layers)[which]
+    return layers.Sequence(
+        *chosen, block_size=features.block_size, remat=features.remat
+    )
+
+
+def _hold_batch_norm(features: layers.Sequence) -> None:
+    for layer in features.flat():
+        if isinstance(layer, layers.BatchNorm):
+            layer.scale[...] = jax.lax.stop_gradient(layer.scale[...])
+            layer.offset[...] = jax.lax.stop_gradient(layer.offset[...])

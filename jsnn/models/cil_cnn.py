@@ -1,0 +1,124 @@
+"""Spiking networks for streams of classes: features over time, and a growing head on top.
+
+Both are a `Sequence` of two: layer 0 gives features, the rest is the head with its read-out neurons. So features can be had by
+themselves, as nearest-mean classifiers want them, and `activity` sees one flat list of layers.
+"""
+
+from typing import Literal
+
+from flax import nnx
+
+from jsnn import head, layers, neurons, surrogate
+
+
+def reference_neuron(beta: float = 0.9) -> neurons.Neuron:
+    """The reference's LIF: immediate soft reset with a gradient through it, spike at threshold too, its own arctan surrogate."""
+    return neurons.lif(
+        beta=beta,
+        detach_reset=False,
+        spike_at=">=",
+        spike_fn=surrogate.arctan_fixed_peak(2.0),
+    )
+
+
+def _with_head(
+    features: layers.Sequence,
+    num_features: int,
+    capacity: int,
+    neuron: neurons.Neuron,
+    read_out: head.ReadOut,
+    rngs: nnx.Rngs,
+) -> layers.Sequence:
+    """The head sees all steps at once, in one product; only its neurons walk through time."""
+    columns = head.GrowingHead(num_features, capacity, rngs=rngs)
+    after = head.read_out_neuron(read_out, neuron)
+    return layers.Sequence(
+        features, columns, *(() if after is None else (layers.Neurons(after),))
+    )
+
+
+def cil_cnn(
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    capacity: int = 10,
+    *,
+    width: int = 64,
+    neuron: neurons.Neuron | None = None,
+    read_out: head.ReadOut = "rate",
+    statistics: Literal["step", "block"] = "step",
+    block_size: int | None = 1,
+    remat: bool = False,
+    rngs: nnx.Rngs,
+) -> layers.Sequence:
+    """The class-incremental reference: three convolutions with batch norm and spikes; 535,562 parameters for ten classes.
+
+    Conv 64, LIF; conv 128, average pool, LIF (pool before the neuron); conv 256, LIF, average pool (pool after it); dense, LIF.
+
+    Args:
+      image_shape: height, width, channels.
+      capacity: columns of the head.
+      width: channels of the first convolution; the others have two and four times as many. 64 in the reference.
+      neuron: the reference's if None.
+      read_out: see `head.read_out`; `"rate"` in the reference.
+      statistics: batch statistics of each time step by itself, as in the reference, or of a block of steps together.
+      block_size: time steps handed to a layer at a time. `"block"` statistics are those of such a block; None takes all steps.
+      remat: recompute inside blocks in the backward pass.
+      rngs: initial weights.
+
+    Raises:
+      ValueError: if the image is smaller than 4 x 4 pixels or `width` is less than 1.
+    """
+    height, breadth, channels = image_shape
+    if min(height, breadth) < 4 or channels < 1:
+        raise ValueError(
+            f"`image_shape` must be (height, width, channels) of at least 4 x 4 pixels, got {image_shape}."
+        )
+    if width < 1:
+        raise ValueError(f"`width` must be at least 1 channel, got {width}.")
+    neuron = reference_neuron() if neuron is None else neuron
+
+    def conv(num_inputs, num_outputs):
+        return (
+            layers.Conv(num_inputs, num_outputs, rngs=rngs),
+            layers.BatchNorm(num_outputs, statistics=statistics),
+        )
+
+    features = layers.Sequence(
+        *conv(channels, width),
+        layers.Neurons(neuron),
+        *conv(width, 2 * width),
+        layers.AvgPool(),
+        layers.Neurons(neuron),
+        *conv(2 * width, 4 * width),
+        layers.Neurons(neuron),
+        layers.AvgPool(),
+        block_size=block_size,
+        remat=remat,
+    )
+    num_features = (height // 4) * (breadth // 4) * 4 * width
+    return _with_head(features, num_features, capacity, neuron, read_out, rngs)
+
+
+def cil_mlp(
+    image_shape: tuple[int, int, int] = (28, 28, 1),
+    capacity: int = 10,
+    *,
+    hidden: tuple[int, ...] = (400, 400),
+    neuron: neurons.Neuron | None = None,
+    read_out: head.ReadOut = "current",
+    rngs: nnx.Rngs,
+) -> layers.Sequence:
+    """Dense layers of spiking neurons for small grey images, without batch norm; two of 400 are what Split MNIST is published with."""
+    if not hidden or min(hidden) < 1:
+        raise ValueError(
+            f"`hidden` must name at least one layer of neurons, got {hidden}."
+        )
+    neuron = reference_neuron() if neuron is None else neuron
+    height, breadth, channels = image_shape
+    sizes = (height * breadth * channels, *hidden)
+    found = []
+    for num_inputs, num_outputs in zip(sizes, hidden, strict=False):
+        dense = layers.Dense(num_inputs, num_outputs, init="kaiming", rngs=rngs)
+        found += [dense, layers.Neurons(neuron)]
+    return _with_head(
+        layers.Sequence(*found), hidden[-1], capacity, neuron, read_out, rngs
+    )
