@@ -14,7 +14,6 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -253,10 +252,10 @@ class _Session:
         filled[: len(chosen)] = chosen
         return filled, len(chosen)
 
-    def moved(self, shown: int, count: int, **changes: Any) -> None:
+    def moved(self, shown: int, total: int, **changes: Any) -> None:
         """The state after a window: with it the position, and the next epoch at the end of one."""
         done = int(self.state.done) + shown
-        over = done >= count
+        over = done >= total
         self.state = self.state._replace(
             done=jnp.int32(0 if over else done),
             epoch=self.state.epoch + jnp.int32(over),
@@ -430,7 +429,7 @@ def fingerprints(network: Network, schedule: Schedule, data: Any) -> list[str]:
     parts_so_far: list[Any] = [
         data,
         schedule.window,  # of no consequence, but then the rows are the same too
-        [np.asarray(x).tolist() for x in frontend],
+        {k: np.asarray(v).tolist() for k, v in vars(frontend).items()},
     ]
     found = []
     for block, epochs in zip(network.blocks, schedule.epochs, strict=False):
