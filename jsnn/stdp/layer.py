@@ -15,7 +15,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from jsnn.stdp import waves
-from jsnn.stdp.winners import Winners, k_winners_of
+from jsnn.stdp.race import race
+from jsnn.stdp.winners import Winners
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,11 +201,10 @@ def compete(
     """Winners on one image: pointwise inhibition, then k winners with the layer's radius."""
     theta = spec.threshold if threshold is None else threshold
     image = padded(spec, inputs, num_steps)
-    crossing = waves.first_crossing(weights, image, theta, num_steps)
-    height, width = (n - spec.kernel + 1 for n in image.shape[1:])
-    return k_winners_of(
-        crossing,
-        (height, width),
+    return race(
+        weights,
+        image,
+        theta,
         num_winners=spec.num_winners,
         radius=spec.radius,
         num_steps=num_steps,

@@ -11,6 +11,7 @@ are clipped to $[w_{low}, w_{high}]$, winners' and others'. Reference: Mozafari 
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
@@ -66,19 +67,18 @@ def learn(
       stabilise: whether changes vanish towards the bounds.
     """
     rates, bounds = as_arrays(rates), as_arrays(bounds)
-    for index, fired in zip(winners.index, winners.times, strict=True):
-        weights = _learn_one(weights, times, index, fired, rates, bounds, stabilise)
+    feature, row, column = winners.index.T
+
+    def window(row, column):
+        return lax.dynamic_slice(times, (0, row, column), weights.shape[1:])
+
+    seen = jax.vmap(window)(row, column) <= winners.times[:, None, None, None]
+    w = weights[feature]
+    new = w + change(w, seen, rates, bounds, stabilise=stabilise)
+    # A missing winner, -1, is sent out of range and dropped.
+    feature = jnp.where(feature >= 0, feature, weights.shape[0])
+    weights = weights.at[feature].set(new, mode="drop", unique_indices=True)
     return jnp.clip(weights, bounds.low, bounds.high)
-
-
-def _learn_one(weights, times, index, fired, rates, bounds, stabilise):
-    feature, row, column = index
-    seen = lax.dynamic_slice(times, (0, row, column), weights.shape[1:])
-    w = lax.dynamic_index_in_dim(weights, feature, keepdims=False)
-    new = w + change(w, seen <= fired, rates, bounds, stabilise=stabilise)
-    # A missing winner has feature −1, which the update below would clamp to 0.
-    new = jnp.where(feature >= 0, new, w)
-    return lax.dynamic_update_index_in_dim(weights, new, feature, 0)
 
 
 def change(

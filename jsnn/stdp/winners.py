@@ -23,7 +23,8 @@ class Winners(NamedTuple):
     values: Float[Array, "k"]  # potential at the first spike
 
 
-def _check(num_winners: int, radius: int) -> None:
+def check_competition(num_winners: int, radius: int) -> None:
+    """Raises `ValueError` unless there is a winner to find and `radius` is not negative."""
     if num_winners < 1:
         raise ValueError(f"`num_winners` must be at least 1, got {num_winners}.")
     if radius < 0:
@@ -50,7 +51,7 @@ def k_winners(
     Raises:
       ValueError: if `num_winners` is below 1 or `radius` negative.
     """
-    _check(num_winners, radius)
+    check_competition(num_winners, radius)
     height, width = times.shape[1:]
     flat = jnp.arange(times.size, dtype=jnp.int32)
     crossing = Crossing(times.ravel(), flat // (height * width), values.ravel())
@@ -71,7 +72,7 @@ def k_winners_of(
     Raises:
       ValueError: as `k_winners`.
     """
-    _check(num_winners, radius)
+    check_competition(num_winners, radius)
     place = jnp.arange(crossing.times.size, dtype=jnp.int32)
     return _greedy(crossing, place, size, num_winners, radius, num_steps)
 
