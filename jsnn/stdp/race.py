@@ -26,20 +26,26 @@ from jsnn.stdp.winners import Winners, check_competition
 _MARGIN = 1 + 1e-3
 
 
-class _Slice(NamedTuple):
-    """What crosses threshold in the slice at hand; a value of 0 stands for none."""
+# Feature, row and column share an integer, whose order is the order in which ties are settled.
+_ROW, _FEATURE = 8, 16
+_NONE = jnp.iinfo(jnp.int32).max
+_WORD = 32  # channels of a slice of the wave that are gathered at once
 
-    places: Int[Array, "S"]
-    features: Int[Array, "S"]
+
+class _Slice(NamedTuple):
+    """Who crosses threshold in the slice at hand; a value of 0 stands for none."""
+
+    keys: Int[Array, "S"]
     values: Float[Array, "S"]
 
 
 class _Race(NamedTuple):
     step: Int[Array, ""]
     settled: Bool[Array, "H2 W2"]
-    taken: Bool[Array, "F"]
     found: Int[Array, ""]
-    winners: Winners
+    keys: Int[Array, "k"]
+    times: UInt8[Array, "k"]
+    values: Float[Array, "k"]
 
 
 def race(
@@ -64,12 +70,16 @@ def race(
       chunk: positions whose potentials are computed at once; changes the speed alone.
 
     Raises:
-      ValueError: if `num_winners` is below 1 or `radius` negative.
+      ValueError: if `num_winners` is below 1, `radius` negative, or a map larger than 255 by 255 or than 32,767 features.
     """
     check_num_steps(num_steps)
     check_competition(num_winners, radius)
     kernel = weights.shape[-1]
     height, width = (n - kernel + 1 for n in times.shape[1:])
+    if max(height, width) > 255 or weights.shape[0] > 32767:
+        raise ValueError(
+            f"`weights` and `times` make {weights.shape[0]} maps of {height} x {width}; at most 32767 of 255 x 255 can compete."
+        )
     chunk = _chunk(height * width) if chunk is None else min(chunk, height * width)
     theta = jnp.asarray(threshold, weights.dtype)
     bound = weights.max() * _MARGIN
@@ -78,113 +88,142 @@ def race(
         return (race.found < num_winners) & (race.step < num_steps)
 
     def visit(race):
-        wave = (times <= race.step.astype(jnp.uint8)).astype(weights.dtype)
-        count = _window_sums(wave.sum(0), kernel)
-        able = ~race.settled & (count * bound > theta)
-        waiting = jnp.where(able, count, 0).ravel()
-        crossing = _evaluate(weights, wave, waiting, theta, width, chunk)
-        crossed = jnp.zeros(height * width, bool).at[crossing.places].max(crossing.values > 0)
-        race = _pick(race, crossing, (height, width), num_winners, radius)
-        settled = race.settled | crossed.reshape(height, width)
-        return race._replace(step=race.step + 1, settled=settled)
+        words = _pack(times <= race.step.astype(jnp.uint8))
+        count = _window_sums(lax.population_count(words).sum(0, dtype=jnp.int32), kernel)
+        able = ~race.settled & (count.astype(theta.dtype) * bound > theta)
+        crossing = _evaluate(weights, words, able, theta, chunk)
+        taken = (crossing.keys[None] >> _FEATURE) == (race.keys[:, None] >> _FEATURE)
+        open_values = jnp.where(taken.any(0), 0, crossing.values)
+        settled = _settle(race.settled, crossing)
+        race = _pick(race._replace(settled=settled), crossing.keys, open_values, radius)
+        return race._replace(step=race.step + 1)
 
-    none = Winners(
-        jnp.full((num_winners, 3), -1, jnp.int32),
+    zero = jnp.zeros((), jnp.int32)
+    start = _Race(
+        zero,
+        jnp.zeros((height, width), bool),
+        zero,
+        jnp.full(num_winners, -1, jnp.int32),
         jnp.full(num_winners, num_steps, jnp.uint8),
         jnp.zeros(num_winners, weights.dtype),
     )
-    zero = jnp.zeros((), jnp.int32)
-    start = _Race(
-        zero, jnp.zeros((height, width), bool), jnp.zeros(weights.shape[0], bool), zero, none
-    )
-    return lax.while_loop(running, visit, start).winners
+    end = lax.while_loop(running, visit, start)
+    index = jnp.stack(_unpacked(end.keys), axis=1)
+    return Winners(jnp.where(end.keys[:, None] < 0, -1, index), end.times, end.values)
 
 
 def _chunk(positions: int) -> int:
-    return max(1, min(48, positions // 8))
+    return max(1, min(64, positions // 8))
 
 
-def _window_sums(x: Float[Array, "H W"], kernel: int) -> Float[Array, "H2 W2"]:
+def _unpacked(keys):
+    return keys >> _FEATURE, (keys >> _ROW) & 255, keys & 255
+
+
+def _pack(wave: Bool[Array, "C H W"]) -> Int[Array, "M H W"]:
+    """Channels as bits of words, for the cost of gathering is that of the number of elements."""
+    channels = wave.shape[0]
+    groups = [wave[c : c + _WORD] for c in range(0, channels, _WORD)]
+
+    def word(group):
+        bits = jnp.arange(group.shape[0], dtype=jnp.uint32)[:, None, None]
+        return (group.astype(jnp.uint32) << bits).sum(0, dtype=jnp.uint32)
+
+    return jnp.stack([word(g) for g in groups])
+
+
+def _unpack(words: Int[Array, "M ..."], channels: int) -> Bool[Array, "C ..."]:
+    bits = jnp.arange(min(channels, _WORD), dtype=jnp.uint32)
+    bits = bits.reshape(1, -1, *(1,) * (words.ndim - 1))
+    found = (words[:, None] >> bits) & 1
+    return found.reshape(-1, *words.shape[1:])[:channels]
+
+
+def _window_sums(x: Int[Array, "H W"], kernel: int) -> Int[Array, "H2 W2"]:
     height, width = (n - kernel + 1 for n in x.shape)
-    rows = sum(x[i : i + height] for i in range(1, kernel)) + x[:height]
-    return sum(rows[:, j : j + width] for j in range(1, kernel)) + rows[:, :width]
+    rows = sum((x[i : i + height] for i in range(1, kernel)), x[:height])
+    return sum((rows[:, j : j + width] for j in range(1, kernel)), rows[:, :width])
 
 
-def _evaluate(weights, wave, waiting, theta, width, chunk) -> _Slice:
-    """Potentials at all positions where `waiting` is above 0, chunk by chunk, those with most active synapses first."""
-    features, kernel = weights.shape[0], weights.shape[-1]
+def _ranks(able: Bool[Array, "H W"]) -> Int[Array, "HW"]:
+    """How many are able up to each position, row by row: small products, where a cumulative sum would be a chain."""
+    height, width = able.shape
+    x = able.astype(jnp.float32)
+    within = x @ jnp.triu(jnp.ones((width, width)))
+    above = jnp.tril(jnp.ones((height, height)), -1) @ within[:, -1:]
+    return (within + above).ravel().astype(jnp.int32)
+
+
+def _evaluate(weights, words, able, theta, chunk) -> _Slice:
+    """Potentials at all positions that are able to cross, chunk by chunk."""
+    features, channels, kernel, _ = weights.shape
     flat = weights.reshape(features, -1)
-    chunks = -(-waiting.size // chunk)
-    empty = jnp.zeros((), jnp.int32)
-    size = chunks * chunk
-    found = _Slice(
-        jnp.zeros(size, jnp.int32), jnp.zeros(size, jnp.int32), jnp.zeros(size, flat.dtype)
-    )
+    width, size = able.shape[1], -(-able.size // chunk) * chunk
+    ranks = _ranks(able)
+    total = ranks[-1]
+    found = _Slice(jnp.full(size, _NONE, jnp.int32), jnp.zeros(size, flat.dtype))
+    zero = jnp.zeros((), jnp.int32)
 
     def one(carry):
-        waiting, number, found = carry
-        score, place = lax.top_k(waiting, chunk)
-        place = place.astype(jnp.int32)
+        number, found = carry
+        wanted = number * chunk + jnp.arange(chunk, dtype=jnp.int32)
+        # The place of the n-th that is able is the number of positions with fewer than n up to there.
+        place = (ranks[:, None] <= wanted[None]).sum(0, dtype=jnp.int32)
+        row, column = lax.div(place, width), lax.rem(place, width)
         windows = jax.vmap(
-            lambda p: lax.dynamic_slice(
-                wave, (0, p // width, p % width), (wave.shape[0], kernel, kernel)
+            lambda r, c: lax.dynamic_slice(
+                words, (0, r, c), (words.shape[0], kernel, kernel)
             ),
             out_axes=-1,
-        )(place)
-        potential = flat @ windows.reshape(-1, chunk)
+        )(row, column)
+        seen = _unpack(windows, channels).reshape(-1, chunk).astype(flat.dtype)
+        potential = flat @ seen
         best = potential.max(0)
-        crosses = (best > theta) & (score > 0)
-        new = _Slice(place, first_argmax(potential, best), jnp.where(crosses, best, 0))
-        found = _Slice(
-            *(
-                lax.dynamic_update_slice(a, b, (number * chunk,))
-                for a, b in zip(found, new, strict=True)
-            )
-        )
-        return waiting.at[place].set(0), number + 1, found
+        feature = first_argmax(potential, best)
+        keys = (feature << _FEATURE) | (row << _ROW) | column
+        crosses = (best > theta) & (wanted < total)
+        new = _Slice(jnp.where(crosses, keys, _NONE), jnp.where(crosses, best, 0))
+        at = (number * chunk,)
+        update = lax.dynamic_update_slice
+        return number + 1, _Slice(*(update(a, b, at) for a, b in zip(found, new, strict=True)))
 
-    return lax.while_loop(lambda c: c[0].max() > 0, one, (waiting, empty, found))[2]
+    return lax.while_loop(lambda c: c[0] * chunk < total, one, (zero, found))[1]
 
 
-def _pick(race, crossing, size, num_winners, radius) -> _Race:
+def _settle(settled, crossing):
+    """Positions that crossed have their one feature now."""
+    _, row, column = _unpacked(crossing.keys)
+    row = jnp.where(crossing.values > 0, row, settled.shape[0])
+    return settled.at[row, column].set(True, mode="drop")
+
+
+def _pick(race, keys, values, radius) -> _Race:
     """Takes winners from one slice: the largest potential, then the lowest feature and position."""
-    height, width = size
-    order = crossing.features * (height * width) + crossing.places
-    rows, columns = crossing.places // width, crossing.places % width
-    all_rows = jnp.arange(height, dtype=jnp.int32)[:, None]
-    all_columns = jnp.arange(width, dtype=jnp.int32)[None]
-    # The features taken in earlier slices. What earlier winners' squares cover was never evaluated.
-    values = jnp.where(race.taken[crossing.features], 0, crossing.values)
+    limit = race.keys.shape[0]
+    features, rows, columns = _unpacked(keys)
+    all_rows = jnp.arange(race.settled.shape[0], dtype=jnp.int32)[:, None]
+    all_columns = jnp.arange(race.settled.shape[1], dtype=jnp.int32)[None]
 
     def more(carry):
-        values, race = carry
-        return (race.found < num_winners) & (values.max() > 0)
+        _, best, race = carry
+        return (race.found < limit) & (best > 0)
 
     def one(carry):
-        values, race = carry
-        best = values.max()
-        last = jnp.iinfo(jnp.int32).max
-        first = jnp.where(values == best, order, last).min()
-        feature, place = first // (height * width), first % (height * width)
-        row, column = place // width, place % width
-        out = crossing.features == feature
-        settled = race.settled
+        values, best, race = carry
+        key = jnp.where(values == best, keys, _NONE).min()
+        feature, row, column = _unpacked(key)
+        out, settled = features == feature, race.settled
         if radius:
             out |= (abs(rows - row) <= radius) & (abs(columns - column) <= radius)
             settled |= (abs(all_rows - row) <= radius) & (abs(all_columns - column) <= radius)
-        index = jnp.stack([feature, row, column])
-        old = race.winners
-        winners = Winners(
-            old.index.at[race.found].set(index),
-            old.times.at[race.found].set(race.step.astype(jnp.uint8)),
-            old.values.at[race.found].set(best),
-        )
+        values = jnp.where(out, 0, values)
         race = race._replace(
             settled=settled,
-            taken=race.taken.at[feature].set(True),
             found=race.found + 1,
-            winners=winners,
+            keys=race.keys.at[race.found].set(key),
+            times=race.times.at[race.found].set(race.step.astype(jnp.uint8)),
+            values=race.values.at[race.found].set(best),
         )
-        return jnp.where(out, 0, values), race
+        return values, values.max(), race
 
-    return lax.while_loop(more, one, (values, race))[1]
+    return lax.while_loop(more, one, (values, values.max(), race))[2]
