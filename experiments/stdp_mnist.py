@@ -49,6 +49,8 @@ class Config:
     """With --augment: also mirror half of the copies left to right, and half upside down."""
     window: int | None = None
     """Images after which the rates of R-STDP adapt; 1,000, or a twelfth of a small training set, if omitted."""
+    doubling: int = 500
+    """Images after which the rates of STDP double, up to 0.15; small training sets want fewer."""
     num_validation: int | None = None
     """Training images held out to end R-STDP by; a twelfth of them, 5,000 of MNIST, if omitted. 0: R-STDP takes all its epochs."""
     patience: int = 5
@@ -73,7 +75,12 @@ class Config:
             raise ValueError(f"`--ratio` must lie in (0, 1], got {self.ratio}.")
         if self.flips and not self.augment:
             raise ValueError("`--flips` belongs to --augment: pass both or neither.")
-        for name, least in (("window", 1), ("num_validation", 0), ("patience", 0)):
+        for name, least in (
+            ("window", 1),
+            ("doubling", 1),
+            ("num_validation", 0),
+            ("patience", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 flag = name.replace("_", "-")
@@ -325,7 +332,7 @@ def main(cfg: Config) -> dict[str, Any]:
     count = len(prepared.train.labels)
     window = cfg.window or min(1000, max(1, count // 12))
     schedule = stdp_training.Schedule(
-        network.epochs, window, cfg.patience, cfg.checkpoint_seconds
+        network.epochs, window, cfg.doubling, cfg.patience, cfg.checkpoint_seconds
     )
     names = ("data", "seed", "ratio", "augment", "flips", "num_validation")
     state, clock = stdp_training.drive(
@@ -366,6 +373,7 @@ def main(cfg: Config) -> dict[str, Any]:
             ),
             "convergence": _convergence(run),
             "wall_seconds": seconds["seconds"],
+            "cpu_seconds": seconds["cpu_seconds"],
             "samples_per_second": int(state.step) / max(seconds["train_seconds"], 1e-9),
         }
     )

@@ -27,7 +27,7 @@ from jsnn.models.stdp import Modulated, Network, stages
 from jsnn.models.stdp_network import Weights
 from jsnn.runs import Run
 from jsnn.stdp import joint, reward, train
-from jsnn.stdp.plasticity import Rates
+from jsnn.stdp.plasticity import Doubling, Rates
 
 
 class Encoded(NamedTuple):
@@ -44,19 +44,21 @@ class Schedule:
     Attributes:
       epochs: one number a block and, last, at most so many of the decision.
       window: images between two rows of metrics, and between two adaptations of the rates of R-STDP.
+      doubling: images after which the rates of STDP double, up to 0.15 for synapses that are strengthened.
       patience: R-STDP ends when the validation set has not improved for more epochs than this.
       checkpoint_seconds: between checkpoints, at the end of a window.
     """
 
     epochs: tuple[int, ...]
     window: int = 1000
+    doubling: int = 500
     patience: int = 5
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self):
-        if self.window < 1 or min(self.epochs, default=0) < 1:
+        if min(self.window, self.doubling, *self.epochs) < 1:
             raise ValueError(
-                f"`window` and `epochs` must be at least 1, got {self.window} and {self.epochs}."
+                f"`epochs`, `window` and `doubling` must be at least 1, got {self.epochs}, {self.window} and {self.doubling}."
             )
         if self.patience < 0 or not self.checkpoint_seconds >= 0:
             raise ValueError(
@@ -153,9 +155,9 @@ def _with(network: Network, weights, learnt) -> tuple[Weights, ...]:
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "num_steps"))
-def _unsupervised(state, inputs, order, length, *, spec, num_steps):
+def _unsupervised(state, inputs, order, length, every, *, spec, num_steps):
     """Shows the first `length` images of `order` to one layer."""
-    params = train.params(spec)
+    params = train.params(spec)._replace(doubling=Doubling(every))
 
     def body(i, state):
         return train.step(spec, state, inputs[order[i]], params, num_steps)[0]
@@ -207,17 +209,21 @@ def evaluate(network: Network, weights: tuple[Weights, ...], inputs: Any):
 
 
 class Clock:
-    """Seconds of the whole run, and those spent on learning; both go on from the last row."""
+    """Seconds of the whole run, those spent on learning, and those of all cores together; all go on from the last row."""
 
     def __init__(self, rows: list[dict[str, Any]]):
         last = rows[-1] if rows else {}
         self._began = time.monotonic() - last.get("seconds", 0.0)
+        self._cpu_before = last.get("cpu_seconds", 0.0) - time.process_time()
         self.train_seconds = last.get("train_seconds", 0.0)
 
     def read(self) -> dict[str, float]:
-        """Both, for a row."""
-        seconds = time.monotonic() - self._began
-        return {"seconds": seconds, "train_seconds": self.train_seconds}
+        """All three, for a row."""
+        return {
+            "seconds": time.monotonic() - self._began,
+            "train_seconds": self.train_seconds,
+            "cpu_seconds": time.process_time() + self._cpu_before,
+        }
 
 
 class _Session:
@@ -306,7 +312,7 @@ def _train_layer(session: _Session, part: Part, inputs: Array, bar: Any) -> None
             state.weights[part.block][part.branch], state.rates, state.count
         )
         began = time.monotonic()
-        after, index = run(before, inputs, order, shown)
+        after, index = run(before, inputs, order, shown, session.schedule.doubling)
         index = float(index)  # waits for the device
         session.clock.train_seconds += time.monotonic() - began
         weights = _exchange(state.weights, part, after.weights)
@@ -428,7 +434,7 @@ def fingerprints(network: Network, schedule: Schedule, data: Any) -> list[str]:
     frontend = network.frontend()
     parts_so_far: list[Any] = [
         data,
-        schedule.window,  # of no consequence, but then the rows are the same too
+        schedule.doubling,
         {k: np.asarray(v).tolist() for k, v in vars(frontend).items()},
     ]
     found = []
