@@ -53,7 +53,7 @@ def heat_map(
 
 def curves(
     matrices: Mapping[str, Float[np.ndarray, "S S"]],
-    counts: Integer[np.ndarray, "S"] | None = None,
+    counts: metrics.Counts | None = None,
 ) -> "Figure":
     """Accuracy over all tasks seen so far, a line for each matrix: scenarios of one run, or methods.
 

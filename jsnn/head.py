@@ -212,7 +212,8 @@ def _late_start(age: Int[Array, "C"], beta1: float, beta2: float) -> Float[Array
     total = jnp.maximum(age.max(), 1).astype(jnp.float32)
     first = (1 - beta1**total) / (1 - beta1**steps)
     second = (1 - beta2**steps) / (1 - beta2**total)
-    return first * jnp.sqrt(second)
+    # Exactly one for columns as old as the optimiser.
+    return jnp.where(age == age.max(), 1.0, first * jnp.sqrt(second))
 
 
 def read_out_neuron(

@@ -14,9 +14,10 @@ Definitions differ between papers, and are named here. Axes: S tasks of the stre
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
-Matrix = Float[np.ndarray, "S S"]
+Matrix = Float[np.ndarray, "trained tested"]  # both S
+Counts = Num[np.ndarray, "S"]
 
 
 def _check(accuracy: Matrix) -> None:
@@ -40,7 +41,7 @@ def _mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
 
 
 def average_accuracy(
-    accuracy: Matrix, counts: Float[np.ndarray, "S"] | None = None
+    accuracy: Matrix, counts: Counts | None = None
 ) -> Float[np.ndarray, "S"]:
     r"""$A_t$: mean of $R_{t,i}$ over the tasks $i \le t$ seen so far.
 
@@ -56,15 +57,13 @@ def average_accuracy(
     )
 
 
-def final_accuracy(
-    accuracy: Matrix, counts: Float[np.ndarray, "S"] | None = None
-) -> float:
+def final_accuracy(accuracy: Matrix, counts: Counts | None = None) -> float:
     r"""$A_{S-1}$, over all tasks after the last one."""
     return float(average_accuracy(accuracy, counts)[-1])
 
 
 def average_incremental_accuracy(
-    accuracy: Matrix, counts: Float[np.ndarray, "S"] | None = None
+    accuracy: Matrix, counts: Counts | None = None
 ) -> float:
     r"""Mean of $A_t$ over t, the first task included: PyCIL's "average accuracy"."""
     return _mean(average_accuracy(accuracy, counts))
@@ -110,9 +109,7 @@ def forward_transfer(accuracy: Matrix, at_random: Float[np.ndarray, "S"]) -> flo
     return _mean(np.diag(accuracy, 1) - np.asarray(at_random)[1:])
 
 
-def summary(
-    class_il: Matrix, task_il: Matrix, counts: Float[np.ndarray, "S"]
-) -> dict[str, float]:
+def summary(class_il: Matrix, task_il: Matrix, counts: Counts) -> dict[str, float]:
     """All figures by name, accuracies weighted by test samples, and both matrices entry by entry (`accuracy_after_2_on_1`, tasks from 1)."""
     found = {
         "final_accuracy": final_accuracy(class_il, counts),

@@ -26,7 +26,7 @@ class Task:
     classes: tuple[int, ...]
     columns: tuple[int, ...]
     train: Int[np.ndarray, "N"]
-    test: Int[np.ndarray, "N"]
+    test: Int[np.ndarray, "M"]
 
 
 @dataclasses.dataclass(frozen=True)
