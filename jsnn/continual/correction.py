@@ -52,7 +52,7 @@ def align_weights() -> Part:
 class BiasLayer(NamedTuple):
     """BiC's memory. The columns of a task share a scale and a shift, 1 and 0 for the first task's."""
 
-    teacher: Model
+    teacher: distil.Teacher
     scale: Float[Array, "C"]
     shift: Float[Array, "C"]
     validation: Buffer  # samples held out from training, balanced over classes
@@ -122,8 +122,9 @@ def bias_correction(
         size = max(1, round(kept * share / (1 - share)))
         image = jnp.zeros(buffer.images.shape[1:], buffer.images.dtype)
         validation = buffers.init(size, image, num_columns)
+        teacher = distil.init_teacher(network, model, output, buffer)
         return BiasLayer(
-            model, jnp.ones(num_columns), jnp.zeros(num_columns), validation
+            teacher, jnp.ones(num_columns), jnp.zeros(num_columns), validation
         )
 
     def begin_task(network, border: Border, slot: BiasLayer, settings):
@@ -135,7 +136,8 @@ def bias_correction(
         replay = Replay(data, jnp.full(count, border.scope.task), empty)
         store = buffers.write(store, replay, slots)
         withheld = slots < len(store.labels)
-        slot = slot._replace(teacher=border.model, validation=store)
+        teacher, _ = distil.remember_teacher(network, border, slot.teacher, settings)
+        slot = slot._replace(teacher=teacher, validation=store)
         return slot, data.valid & ~withheld
 
     def loss(network, step: Step, slot: BiasLayer, settings) -> Array:
@@ -147,6 +149,7 @@ def bias_correction(
             step.batch.labels,
             step.batch.valid,
             step.scope,
+            num_own=slot.teacher.own.sum(),
             temperature=settings["temperature"],
         )
 

@@ -21,25 +21,35 @@ from jsnn.layers import Model
 _CLOSED = -1e30  # stands for -inf where 0 times it must be 0
 
 
-def _init(network, model: Model, output, buffer) -> Model:
-    return model
+class Teacher(NamedTuple):
+    """The network before the task, and which columns the task's own classes have: new ones, and old ones that come again."""
+
+    model: Model
+    own: Bool[Array, "C"]
+
+
+def init_teacher(network, model: Model, output, buffer) -> Teacher:
+    """Hook `init`."""
+    return Teacher(model, jnp.zeros(output.logits.shape[1], bool))
 
 
 def remember_teacher(
-    network: Network, border: Border, slot: Model, settings: Any
-) -> tuple[Model, Array]:
+    network: Network, border: Border, slot: Teacher, settings: Any
+) -> tuple[Teacher, Array]:
     """Hook `begin_task`: the model before the task becomes the teacher."""
-    return border.model, border.data.valid
+    data = border.data
+    own = jnp.zeros_like(slot.own).at[data.labels].max(data.valid)
+    return Teacher(border.model, own), data.valid
 
 
 def ask(
-    network: Network, teacher: Model, scope: Scope, inputs: Array, logits: Array
+    network: Network, teacher: Teacher, scope: Scope, inputs: Array, logits: Array
 ) -> Float[Array, "B C"]:
     """The teacher's logits; zeros, at no cost, in the first task. `logits` are the student's, for their shape."""
 
     def answer() -> Array:
         # All columns open now: those opened since are nobody's business, and every loss here leaves them out.
-        return evaluate(network, teacher, inputs, scope.num_open).logits
+        return evaluate(network, teacher.model, inputs, scope.num_open).logits
 
     silent = jnp.zeros(logits.shape, logits.dtype)
     return jax.lax.stop_gradient(
@@ -73,7 +83,7 @@ def lwf(*, alpha: ArrayLike = 3.0, temperature: ArrayLike = 2.0) -> Part:
     Codebases differ on $T^2$ and on whether the cross entropy runs over new classes only.
     """
 
-    def loss(network, step: Step, teacher: Model, settings) -> Array:
+    def loss(network, step: Step, teacher: Teacher, settings) -> Array:
         logits, heat = step.output.logits, settings["temperature"]
         target = ask(network, teacher, step.scope, step.inputs, logits)
         value = divergence(logits, target, step.scope.num_old, temperature=heat)
@@ -82,7 +92,7 @@ def lwf(*, alpha: ArrayLike = 3.0, temperature: ArrayLike = 2.0) -> Part:
     return Part(
         "distil",
         {"alpha": alpha, "temperature": temperature},
-        init=_init,
+        init=init_teacher,
         begin_task=remember_teacher,
         loss=loss,
     )
@@ -95,10 +105,15 @@ def balanced_loss(
     valid: Bool[Array, "B"],
     scope: Scope,
     *,
+    num_own: Int[Array, ""],
     temperature: ArrayLike,
 ) -> Float[Array, ""]:
-    r"""$(1 - \lambda) \mathrm{CE} + \lambda \mathrm{KL}$ with $\lambda$ the share of old classes among all, as in BiC and WA (no $T^2$)."""
-    share = scope.num_old / jnp.maximum(scope.num_open, 1)
+    r"""$(1 - \lambda) \mathrm{CE} + \lambda \mathrm{KL}$ with $\lambda = K_{old} / (K_{old} + K_{own})$, as in BiC and WA (no $T^2$).
+
+    `num_own` counts the task's classes, with those that come again. Without these, as in the papers, $\lambda$ is the share of
+    old classes among all; with them it still leaves the task's classes their part.
+    """
+    share = scope.num_old / jnp.maximum(scope.num_old + num_own, 1)
     value = divergence(logits, teacher, scope.num_old, temperature=temperature)
     kept = mean_of(value, valid)
     return (1.0 - share) * cross_entropy(logits, labels, valid) + share * kept
@@ -107,7 +122,7 @@ def balanced_loss(
 def balanced_distillation(*, temperature: ArrayLike = 2.0) -> Part:
     """`balanced_loss` of the batch: the loss of WA (Zhao et al., CVPR 2020, https://arxiv.org/abs/1911.07053)."""
 
-    def loss(network, step: Step, teacher: Model, settings) -> Array:
+    def loss(network, step: Step, teacher: Teacher, settings) -> Array:
         logits = step.output.logits
         target = ask(network, teacher, step.scope, step.inputs, logits)
         return balanced_loss(
@@ -116,13 +131,14 @@ def balanced_distillation(*, temperature: ArrayLike = 2.0) -> Part:
             step.batch.labels,
             step.batch.valid,
             step.scope,
+            num_own=teacher.own.sum(),
             temperature=settings["temperature"],
         )
 
     return Part(
         "distil",
         {"temperature": temperature},
-        init=_init,
+        init=init_teacher,
         begin_task=remember_teacher,
         loss=loss,
     )
@@ -136,12 +152,15 @@ class Sigmoids(NamedTuple):
 
 
 def sigmoid_targets(
-    teacher: Float[Array, "B C"], labels: Int[Array, "B"], scope: Scope
+    teacher: Float[Array, "B C"],
+    labels: Int[Array, "B"],
+    own: Bool[Array, "C"],
+    scope: Scope,
 ) -> Sigmoids:
-    """iCaRL's targets: the teacher's sigmoid on old columns, the label's one-hot on new ones; closed ones do not count."""
+    """iCaRL's targets: the label's one-hot on the task's `own` columns, the teacher's sigmoid on old ones; closed ones do not count."""
     column = jnp.arange(teacher.shape[1])
-    old, one_hot = (column < scope.num_old)[None], labels[:, None] == column[None]
-    soft = jax.nn.sigmoid(teacher)
+    soft, one_hot = jax.nn.sigmoid(teacher), labels[:, None] == column[None]
+    old = (~own & (column < scope.num_old))[None]
     targets = jnp.where(old, soft, one_hot.astype(soft.dtype))
     return Sigmoids(targets, column < scope.num_open)
 
@@ -157,15 +176,14 @@ def sigmoid_loss(logits: Float[Array, "B C"], sigmoids: Sigmoids) -> Float[Array
 
 
 def icarl_loss() -> Part:
-    """iCaRL's loss, of the batch alone: sigmoids, old ones distilled (Rebuffi et al., CVPR 2017, https://arxiv.org/abs/1611.07725).
+    """iCaRL's loss, of the batch alone: sigmoids, old ones distilled (Rebuffi et al., CVPR 2017, https://arxiv.org/abs/1611.07725)."""
 
-    A class of the task that was already open is an old column: its target is the teacher's too.
-    """
-
-    def loss(network, step: Step, teacher: Model, settings) -> Array:
+    def loss(network, step: Step, teacher: Teacher, settings) -> Array:
         logits = step.output.logits
         target = ask(network, teacher, step.scope, step.inputs, logits)
-        sigmoids = sigmoid_targets(target, step.batch.labels, step.scope)
+        sigmoids = sigmoid_targets(
+            target, step.batch.labels, teacher.own, step.scope
+        )
         return mean_of(sigmoid_loss(logits, sigmoids), step.batch.valid)
 
-    return Part("distil", init=_init, begin_task=remember_teacher, loss=loss)
+    return Part("distil", init=init_teacher, begin_task=remember_teacher, loss=loss)

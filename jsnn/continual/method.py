@@ -240,22 +240,10 @@ def gradients(
     def objective(params: Any) -> tuple[Array, tuple[Output, Any]]:
         here = Model(params, model.rest)
         step, rest = _look(network, method, here, key_look, scope, batch, replays)
-        loss, start = jnp.zeros(()), 0
-        for number, part in enumerate(method.parts):
-            if part.loss is not None:
-                own = slice(start, start + part.num_draws)
-                view = step._replace(
-                    key=jax.random.fold_in(key_loss, number),
-                    replays=step.replays[own],
-                    replay_inputs=step.replay_inputs[own],
-                    replay_outputs=step.replay_outputs[own],
-                )
-                slot = memory.slots.get(part.name)
-                loss += part.loss(network, view, slot, settings[part.name])
-            start += part.num_draws
-        return loss, (step, rest)
+        step = step._replace(key=key_loss)
+        return _loss(network, method, memory, settings, step), (step.output, rest)
 
-    (loss, (step, rest)), task_gradient = jax.value_and_grad(objective, has_aux=True)(
+    (loss, (output, rest)), task_gradient = jax.value_and_grad(objective, has_aux=True)(
         model.params
     )
     gradient = task_gradient
@@ -265,14 +253,33 @@ def gradients(
                 model.params, memory.slots.get(part.name), settings[part.name]
             )
             loss, gradient = loss + value, jax.tree.map(jnp.add, gradient, pull)
-    hits = (step.output.logits.argmax(1) == batch.labels).astype(jnp.float32)
+    hits = (output.logits.argmax(1) == batch.labels).astype(jnp.float32)
     offered = batch
     if method.latent:
         offered = batch._replace(images=networks.latent(network, model, batch.images))
-    tasks = jnp.full_like(batch.labels, scope.task)
-    replay = Replay(offered, tasks, jax.lax.stop_gradient(step.output.logits))
+    replay = Replay(offered, jnp.full_like(batch.labels, scope.task), output.logits)
     accuracy = buffers.mean_of(hits, batch.valid)
     return Update(gradient, task_gradient, rest, loss, accuracy, replay)
+
+
+def _loss(
+    network: Network, method: Method, memory: Memory, settings: Settings, step: Step
+) -> Float[Array, ""]:
+    """The sum of all parts' losses, each of which sees its own draws."""
+    loss, start = jnp.zeros(()), 0
+    for number, part in enumerate(method.parts):
+        own = slice(start, start + part.num_draws)
+        start += part.num_draws
+        if part.loss is not None:
+            view = step._replace(
+                key=jax.random.fold_in(step.key, number),
+                replays=step.replays[own],
+                replay_inputs=step.replay_inputs[own],
+                replay_outputs=step.replay_outputs[own],
+            )
+            slot = memory.slots.get(part.name)
+            loss += part.loss(network, view, slot, settings[part.name])
+    return loss
 
 
 def after_step(

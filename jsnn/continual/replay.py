@@ -3,7 +3,7 @@
 Every term that draws gets a draw of its own each step, as large as the batch.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -69,25 +69,47 @@ def asymmetric_cross_entropy() -> Part:
     return Part("classify", num_draws=1, loss=loss)
 
 
+Closed = Literal["lowest", "leave"]
+
+
 def logit_distance(
-    logits: Float[Array, "B C"], stored: Float[Array, "B C"]
+    logits: Float[Array, "B C"], stored: Float[Array, "B C"], *, closed: Closed
 ) -> Float[Array, "B"]:
-    """Mean squared distance over the columns that were open when `stored` was; 0 if none was."""
-    was_open = jnp.isfinite(stored)
-    # Columns closed then are replaced before the subtraction: inf - inf is NaN, and NaN times 0 as well.
-    error = jnp.where(was_open, logits, 0.0) - jnp.where(was_open, stored, 0.0)
-    return jnp.square(error).sum(1) / jnp.maximum(was_open.sum(1), 1)
+    """Mean squared distance of logits from stored ones, over columns that are open; 0 if there is nothing to compare.
+
+    Columns that have opened since a sample was stored have no stored logit: see `match_logits`.
+    """
+    was_open, is_open = jnp.isfinite(stored), jnp.isfinite(logits)
+    target, counted = stored, was_open & is_open
+    if closed == "lowest":
+        lowest = jnp.where(was_open, stored, jnp.inf).min(1, keepdims=True)
+        target = jnp.where(was_open, stored, lowest)
+        # With one class open its own logit would be the lowest.
+        counted |= is_open & (was_open.sum(1, keepdims=True) > 1)
+    # What does not count is replaced before the subtraction: inf - inf is NaN, and NaN times 0 as well.
+    error = jnp.where(counted, logits, 0.0) - jnp.where(counted, target, 0.0)
+    return jnp.square(error).sum(1) / jnp.maximum(counted.sum(1), 1)
 
 
-def match_logits(*, alpha: ArrayLike = 0.3) -> Part:
+def match_logits(*, alpha: ArrayLike = 0.3, closed: Closed = "lowest") -> Part:
     r"""Dark experience replay: $\alpha \lVert z - h(x) \rVert^2$, the mean over a draw, of logits now and when stored (Buzzega et al., NeurIPS 2020, https://arxiv.org/abs/2004.07211).
 
-    The original's head is open from the start. Here columns that were closed when a sample was stored are left out of its mean.
+    The original's head is open from the start, and training pushes the logits of classes to come far down before they are
+    stored. A growing head has nothing to store for them; without a target, nothing keeps new classes from claiming old samples.
+
+    Args:
+      alpha: weight.
+      closed: target of columns that were closed when the sample was stored: the lowest of its stored logits, or none (they are left out).
+
+    Raises:
+      ValueError: if `closed` is neither.
     """
+    if closed not in get_args(Closed):
+        raise ValueError(f"`closed` must be 'lowest' or 'leave', got {closed!r}.")
 
     def loss(network, step: Step, slot, settings) -> Array:
         (replay,), (output,) = step.replays, step.replay_outputs
-        distance = logit_distance(output.logits, replay.logits)
+        distance = logit_distance(output.logits, replay.logits, closed=closed)
         return settings["alpha"] * mean_of(distance, replay.batch.valid)
 
     return Part("match", {"alpha": alpha}, num_draws=1, loss=loss)
