@@ -1,11 +1,16 @@
 """The command line every script shares: flags from the config's fields, mistakes as one line instead of a traceback."""
 
+import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import jax
 import tyro
+from jax.sharding import Mesh
 
+from jsnn import mesh as meshes
 from jsnn.checkpoint import CheckpointError
 from jsnn.data import DataError
 from jsnn.runs import RunError
@@ -13,6 +18,42 @@ from jsnn.runs import RunError
 Config = TypeVar("Config")
 # What a user can put right. Anything else is a defect of ours and keeps its traceback.
 MISTAKES = (ValueError, FloatingPointError, CheckpointError, DataError, RunError)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Devices:
+    """Flags of scripts that train on several devices; their configs inherit them."""
+
+    mesh: str | None = None
+    """data=N: cut each batch over N devices; the result is that of one."""
+    distributed: bool = False
+    """This process is one of several, each started with the same flags; TPU pods, SLURM and Open MPI need no more than this."""
+    coordinator: str | None = None
+    """Elsewhere: host:port of process 0."""
+    num_processes: int | None = None
+    """Elsewhere: number of processes."""
+    process_id: int | None = None
+    """Elsewhere: number of this process, from 0."""
+
+    def devices(self, batch_size: int) -> Mesh | None:
+        """Joins the other processes, if there are any, and makes the mesh. Before anything is computed."""
+        num_devices = None if self.mesh is None else meshes.parse(self.mesh)
+        if self.distributed or self.coordinator is not None:
+            meshes.join(self.coordinator, self.num_processes, self.process_id)
+            num_devices = num_devices or jax.device_count()
+            # JAX aborts the rest with a message of its own, to which nothing can be added then.
+            print(
+                f"Process {jax.process_index()} of {jax.process_count()}. If one ends, the others stop within a minute, saying that another "
+                "task died; start all again with --resume to go on from the last checkpoint.",
+                file=sys.stderr,
+            )
+        if num_devices is None:
+            return None
+        return meshes.make(num_devices, batch_size=batch_size)
+
+
+# A run may be resumed on other devices.
+DEVICE_FLAGS = tuple(field.name for field in dataclasses.fields(Devices))
 
 
 def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:
@@ -28,6 +69,18 @@ def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(
+            f"error: another process of this run has ended ({str(error).splitlines()[0]}). Start all of them again with --resume; "
+            "they go on from the last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(3)  # a regular end would wait minutes for the process that is gone
+    if not meshes.is_primary():
+        return
     width = max(map(len, summary))
     for name, value in summary.items():
         print(f"{name:<{width}}  {value}")

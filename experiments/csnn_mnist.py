@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from experiments import cli
 from jsnn import (
@@ -32,8 +33,10 @@ from jsnn import (
     report,
     runs,
     surrogate,
+    sweep,
     training,
 )
+from jsnn import mesh as meshes
 from jsnn.models.csnn import csnn, fast_csnn
 from jsnn.unroll import Constant
 
@@ -57,7 +60,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(cli.Devices):
     """Surrogate-gradient training of a convolutional spiking network."""
 
     out: pathlib.Path
@@ -80,6 +83,12 @@ class Config:
     """Adam's step size, its peak in the fast recipe (reference 1e-2, fast 4e-3)."""
     beta: float = 0.5
     """Fraction of the membrane potential kept per time step, in [0, 1]."""
+    threshold: float = 1.0
+    """Membrane potential above which a neuron spikes."""
+    init_scale: float = 1.0
+    """Factor on the initial weights of synapses."""
+    slope: float | None = None
+    """Steepness of the surrogate's curve, in units of 1 / potential: see jsnn.surrogate; its own default if omitted."""
     surrogate: str | None = None
     """Curve of the backward pass: see jsnn.surrogate (reference fast_sigmoid, fast arctan)."""
     augment: bool | None = None
@@ -110,25 +119,43 @@ class Config:
                 raise ValueError(
                     f"`--{name.replace('_', '-')}` must be at least 1, got {value}."
                 )
-        if self.learning_rate is not None and not self.learning_rate > 0:
+        for name in ("learning_rate", "threshold", "init_scale", "slope"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(
+                    f"`--{name.replace('_', '-')}` must be positive, got {value}."
+                )
+        if not 0 <= self.beta <= 1:
             raise ValueError(
-                f"`--learning-rate` must be positive, got {self.learning_rate}."
+                f"`--beta` is the fraction kept per time step and must lie in [0, 1], got {self.beta}."
             )
 
     def resolved(self) -> "Config":
         """The same with the recipe's defaults filled in."""
+        defaults = dict(RECIPES[self.recipe])
+        if defaults["augment"] is None:
+            defaults["augment"] = self.epochs > 1
         found = {
             name: value
-            for name, value in RECIPES[self.recipe].items()
-            if getattr(self, name) is None
+            for name, value in defaults.items()
+            if value is not None and getattr(self, name) is None
         }
-        if found.get("augment", False) is None:
-            found["augment"] = self.epochs > 1
+        # A resolved config passes as it is: in a sweep its fields may be traced, and cannot be checked again.
+        if not found:
+            return self
         return dataclasses.replace(self, **found)
 
 
 # What may change between a run and its resumption.
-_FREE = ("out", "data_dir", "checkpoint_seconds", "resume", "tensorboard", "progress")
+_FREE = (
+    "out",
+    "data_dir",
+    "checkpoint_seconds",
+    "resume",
+    "tensorboard",
+    "progress",
+    *cli.DEVICE_FLAGS,
+)
 
 
 def make_task(
@@ -139,10 +166,14 @@ def make_task(
     assert cfg.surrogate is not None
     assert cfg.timesteps is not None
     num_steps = cfg.timesteps
-    spike_fn = surrogate.get(cfg.surrogate)
-    neuron = neurons.lif(beta=cfg.beta, delayed_reset=True, spike_fn=spike_fn)
+    spike_fn = surrogate.get(cfg.surrogate, cfg.slope)
+    neuron = neurons.lif(
+        beta=cfg.beta, threshold=cfg.threshold, delayed_reset=True, spike_fn=spike_fn
+    )
     if not reference:
-        neuron = neurons.lif(beta=cfg.beta, reset="zero", spike_fn=spike_fn)
+        neuron = neurons.lif(
+            beta=cfg.beta, threshold=cfg.threshold, reset="zero", spike_fn=spike_fn
+        )
     network = csnn if reference else fast_csnn
     loss_fn = losses.ce_rate if reference else losses.ce_mean_membrane
 
@@ -157,6 +188,16 @@ def make_task(
         )
 
     graphdef, _ = layers.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
+
+    def init(key):
+        model = layers.split(build(key))[1]
+        if isinstance(cfg.init_scale, float) and cfg.init_scale == 1:
+            return model
+
+        def scale(path, x):
+            return x * cfg.init_scale if path[-1].key == "weight" else x
+
+        return model._replace(params=jax.tree.map_with_path(scale, model.params))
 
     def predicted(outputs):
         if reference:
@@ -180,9 +221,7 @@ def make_task(
         outputs, _ = layers.apply(graphdef, model, x)
         return loss_fn(outputs, labels), predicted(outputs), outputs.mean(0)
 
-    return training.Task(
-        lambda key: layers.split(build(key))[1], loss, predict
-    ), graphdef
+    return training.Task(init, loss, predict), graphdef
 
 
 def make_optimizer(cfg: Config, num_steps: int) -> optax.GradientTransformation:
@@ -192,13 +231,17 @@ def make_optimizer(cfg: Config, num_steps: int) -> optax.GradientTransformation:
         return optax.adam(cfg.learning_rate)
     peak = cfg.learning_rate
     warmup = min(max(1, num_steps // 7), 500)
-    return optax.adam(
-        optax.warmup_cosine_decay_schedule(peak / 20, peak, warmup, num_steps + 1)
-    )
+    # Optax's schedules want a peak they can compare with zero, which a sweep's traced one cannot be.
+    shape = optax.warmup_cosine_decay_schedule(1 / 20, 1.0, warmup, num_steps + 1)
+    return optax.adam(lambda step: peak * shape(step))
 
 
 def make_trainer(
-    cfg: Config, image_shape: tuple[int, int, int], num_classes: int, num_train: int
+    cfg: Config,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    num_train: int,
+    mesh: Mesh | None = None,
 ) -> tuple[training.Trainer, Any]:
     """Pure functions for this configuration, to `jit` or to `vmap` over keys, and the network's static part."""
     cfg = cfg.resolved()
@@ -207,8 +250,28 @@ def make_trainer(
     num_steps = max(1, cfg.epochs * (num_train // cfg.batch_size))
     optimizer = make_optimizer(cfg, num_steps)
     return training.trainer(
-        task, optimizer, num_train=num_train, batch_size=cfg.batch_size
+        task, optimizer, num_train=num_train, batch_size=cfg.batch_size, mesh=mesh
     ), graphdef
+
+
+# What a sweep may vary within one compiled program.
+SWEPT = ("learning_rate", "beta", "threshold", "init_scale", "slope")
+
+
+def program(cfg: Config, dataset: data.Dataset) -> sweep.Program:
+    """This experiment for `jsnn.sweep`."""
+    cfg = cfg.resolved()
+    shapes = dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
+
+    def train(key, values, samples):
+        member, _ = make_trainer(sweep.with_values(cfg, values), *shapes)
+        return training.final_metrics(member, key, *samples, num_epochs=cfg.epochs)
+
+    def init(key, values):
+        return make_trainer(sweep.with_values(cfg, values), *shapes)[0].init(key)
+
+    held_out = dataset.validation or dataset.test
+    return sweep.Program(train, (tuple(dataset.train), tuple(held_out)), init)
 
 
 def _spending(graphdef, model, images, num_steps: int) -> dict[str, float]:
@@ -235,6 +298,7 @@ def _spending(graphdef, model, images, num_steps: int) -> dict[str, float]:
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the whole test set, and writes everything to `cfg.out`."""
     cfg = cfg.resolved()
+    mesh = cfg.devices(cfg.batch_size)
     num_steps = cfg.timesteps
     assert num_steps is not None
     config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
@@ -245,7 +309,7 @@ def main(cfg: Config) -> dict[str, Any]:
         seed=cfg.seed,
     )
     shapes = dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
-    trainer, graphdef = make_trainer(cfg, *shapes)
+    trainer, graphdef = make_trainer(cfg, *shapes, mesh=mesh)
     jax.eval_shape(trainer.init, jax.random.key(0))  # a wrong shape fails here
     run = runs.Run(
         cfg.out,
@@ -264,12 +328,17 @@ def main(cfg: Config) -> dict[str, Any]:
             cfg.epochs, cfg.log_every, cfg.eval_every, cfg.checkpoint_seconds
         ),
         batch_size=cfg.batch_size,
+        mesh=mesh,
         split="validation" if dataset.validation else "test",
         progress=cfg.progress,
     )
     evaluation = result.evaluation
     if dataset.validation is not None:
-        evaluation = jax.jit(trainer.evaluate)(result.state.model, *dataset.test)
+        evaluation = driver.evaluate(
+            trainer, result.state.model, dataset.test, mesh=mesh
+        )
+    if not meshes.is_primary():
+        return {}
     prediction = np.asarray(evaluation.prediction)
     report.save_figures(
         run.out,

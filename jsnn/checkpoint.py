@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jsnn import mesh
+
 _PREFIX = "step_"
 _UNFINISHED = ".part"  # Orbax appends an ending of its own to it
 _CHECKSUMS = "checksums.json"
@@ -46,7 +48,7 @@ def save(folder: pathlib.Path, step: int, state: Any, *, keep: int = 2) -> None:
     """Writes `state`, a pytree of JAX arrays, as the checkpoint of `step`, and keeps the newest `keep` including this one.
 
     Checkpoints of later steps are deleted first: they were passed over when the run went back to an earlier one. So is
-    what a killed `save` left behind.
+    what a killed `save` left behind. Of several processes all call it, with a folder that all of them see.
 
     Raises:
       CheckpointError: if the disk is full or not writable; earlier checkpoints are left as they were.
@@ -54,17 +56,20 @@ def save(folder: pathlib.Path, step: int, state: Any, *, keep: int = 2) -> None:
     from orbax.checkpoint import v1 as ocp
 
     path = _path(folder, step)
-    for later in steps(folder):
-        if later >= step:
-            _delete(_path(folder, later))
-    _remove_unfinished(folder)
     part = path.with_name(path.name + _UNFINISHED)
     try:
-        _probe(part)
+        if mesh.is_primary():
+            for later in steps(folder):
+                if later >= step:
+                    _delete(_path(folder, later))
+            _remove_unfinished(folder)
+            _probe(part)
+        mesh.wait("checkpoint begins")
         with _quiet():
-            ocp.save(str(part), _arrays(state))
-        (part / _CHECKSUMS).write_text(json.dumps(_checksums(part)))
-        part.rename(path)
+            ocp.save(str(part), _arrays(state))  # every process writes what it holds
+        if mesh.is_primary():
+            (part / _CHECKSUMS).write_text(json.dumps(_checksums(part)))
+            part.rename(path)
     except (OSError, ValueError, RuntimeError) as error:
         _remove_unfinished(folder)
         left = steps(folder)
@@ -73,8 +78,10 @@ def save(folder: pathlib.Path, step: int, state: Any, *, keep: int = 2) -> None:
             f"The checkpoint {path} could not be written ({error}). Free some space or make the folder writable, then run "
             f"again with --resume; of earlier checkpoints, {last}."
         ) from error
-    for old in steps(folder)[:-keep]:
-        _delete(_path(folder, old))
+    if mesh.is_primary():
+        for old in steps(folder)[:-keep]:
+            _delete(_path(folder, old))
+    mesh.wait("checkpoint ends")
 
 
 def restore(folder: pathlib.Path, like: Any) -> Any | None:

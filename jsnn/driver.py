@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jsnn import checkpoint
+from jsnn import mesh as meshes
 from jsnn.runs import Run
 from jsnn.training import Evaluation, Trainer, TrainState
 
@@ -115,6 +117,7 @@ def drive(
     *,
     batch_size: int,
     split: str = "test",
+    mesh: Mesh | None = None,
     progress: bool = True,
 ) -> Result:
     """Trains from `key`, or from the newest checkpoint, to the end of the schedule.
@@ -128,6 +131,7 @@ def drive(
       schedule: when to write rows, evaluate and save.
       batch_size: samples a step, for the speed.
       split: what `test` is called in rows and in the progress: "validation" if that is what it holds.
+      mesh: the devices that `trainer` was made for.
       progress: show a progress bar.
 
     Raises:
@@ -140,9 +144,11 @@ def drive(
     total = schedule.num_epochs * per_epoch
     run.rewind(done)
     clock, saved = _Clock(run.rows()), time.monotonic()
-    train, test = jax.device_put(train), jax.device_put(test)
-    eval_fn, evaluation = jax.jit(trainer.evaluate), None
-    train_fn = jax.jit(trainer.run, donate_argnums=0)
+    labels = np.asarray(test[1])
+    state, train, test = meshes.replicate((state, train, test), mesh)
+    copied = meshes.replicated(mesh)
+    eval_fn, evaluation = jax.jit(trainer.evaluate, out_shardings=copied), None
+    train_fn = jax.jit(trainer.run, donate_argnums=0, out_shardings=copied)
     if done < total:  # compiled ahead, so that no step's time holds the compilation
         train_fn = train_fn.lower(state, *train, jnp.int32(1)).compile()
 
@@ -152,7 +158,8 @@ def drive(
         run.log(row | clock.read())
         return row
 
-    with tqdm(total=total, initial=done, unit="step", disable=not progress) as bar:
+    hidden = not (progress and meshes.is_primary())
+    with tqdm(total=total, initial=done, unit="step", disable=hidden) as bar:
         while done < total:
             stop = schedule.stops(done, per_epoch)
             state, metrics = _advance(train_fn, state, train, stop - done, clock, bar)
@@ -161,27 +168,37 @@ def drive(
             _check_finite(row, state, run)
             if schedule.evaluates(done, per_epoch):
                 evaluation = eval_fn(state.model, *test)
-                hits = np.asarray(evaluation.prediction) == np.asarray(test[1])
+                hits = np.asarray(evaluation.prediction) == labels
                 row = log(split, evaluation.loss, hits)
                 bar.write(
                     f"step {done:>6}  epoch {row['epoch']:6.2f}  {split} accuracy {100 * row['accuracy']:6.2f} %  loss {row['loss']:.4f}"
                 )
             due = time.monotonic() - saved >= schedule.checkpoint_seconds
-            if due or done == total:
+            if meshes.agree(due) or done == total:
                 checkpoint.save(run.checkpoints, done, state)
                 saved = time.monotonic()
     if evaluation is None:  # a finished run, resumed
         evaluation = eval_fn(state.model, *test)
+    state, evaluation = meshes.gather((state, evaluation), mesh)
     seconds, train_seconds = clock.read().values()
     speed = done * batch_size / train_seconds if train_seconds else math.nan
     return Result(state, evaluation, seconds, speed)
+
+
+def evaluate(
+    trainer: Trainer, model: Any, samples: tuple[Any, Any], *, mesh: Mesh | None = None
+) -> Evaluation:
+    """Evaluates a model on samples that `drive` has not seen."""
+    fn = jax.jit(trainer.evaluate, out_shardings=meshes.replicated(mesh))
+    model, samples = meshes.replicate((model, samples), mesh)
+    return meshes.gather(fn(model, *samples), mesh)
 
 
 def _advance(train_fn, state, train, num_steps, clock, bar) -> tuple[TrainState, Any]:
     """Takes `num_steps` steps in stretches that keep the bar moving; returns losses and accuracies, one a step."""
     losses, accuracies, left = [], [], num_steps
     while left:
-        length = min(left, clock.stretch())
+        length = min(left, meshes.agree(clock.stretch()))
         start = time.monotonic()
         state, metrics = train_fn(state, *train, jnp.int32(length))
         losses.append(np.asarray(metrics.loss)[:length])  # waits for the device

@@ -7,6 +7,7 @@ text has one of `COLOURS`, so that a report may exchange them on a dark page.
 Axes: C classes.
 """
 
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,12 @@ def style() -> Iterator[None]:
     }
     with matplotlib.rc_context(settings):
         yield
+
+
+def save(figure: "Figure", path: pathlib.Path) -> None:
+    """Writes a figure as PNG."""
+    with style():
+        figure.savefig(path, facecolor="white")
 
 
 def new_figure(height: float, width: float = WIDTH) -> "Figure":

@@ -295,5 +295,4 @@ def save_figures(
         "confusion": figures.confusion(matrix, class_names),
     }
     for name, figure in drawn.items():
-        with figures.style():
-            figure.savefig(folder / f"{name}.png", facecolor="white")
+        figures.save(figure, folder / f"{name}.png")

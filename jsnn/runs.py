@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jsnn import checkpoint
+from jsnn import checkpoint, mesh
 
 PACKAGES = ("jsnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -96,6 +96,8 @@ def _plain(value: Any) -> Any:
 class Run:
     """A run folder. Opening it checks everything that could fail later: that it can be written, and that nothing is overwritten.
 
+    Several processes of one run all open it; process 0 alone writes.
+
     Args:
       out: the folder; made if it is missing.
       experiment: name of the script.
@@ -120,20 +122,33 @@ class Run:
         self.out, self.experiment, self.config = out, experiment, _plain(config)
         self.resume, self.checkpoints = resume, out / "checkpoints"
         self._metrics, self._config = out / "metrics.jsonl", out / "config.json"
-        self._make_folder()
-        self._check_previous()
-        self._tensorboard = _tensorboard_writer() if tensorboard else None
+        self._tensorboard: Any = None
         self._writer: Any = None
-        if not self._config.exists():
-            record = {
-                "experiment": experiment,
-                "config": self.config,
-                "versions": versions(),
-                "device": device(),
-                "commit": commit(),
-            }
-            self._write(self._config, json.dumps(record, indent=2) + "\n")
-        self._open_tensorboard()
+        error = self._open(tensorboard) if mesh.is_primary() else None
+        if mesh.agree(error is not None):
+            raise error or RunError(
+                f"`--out {out}`: process 0 cannot use this folder; see what it says."
+            )
+
+    def _open(self, tensorboard: bool) -> RunError | None:
+        """Checks the folder and writes its config.json; returns the mistake, so that all processes can be told."""
+        try:
+            self._make_folder()
+            self._check_previous()
+            self._tensorboard = _tensorboard_writer() if tensorboard else None
+            if not self._config.exists():
+                record = {
+                    "experiment": self.experiment,
+                    "config": self.config,
+                    "versions": versions(),
+                    "device": device(),
+                    "commit": commit(),
+                }
+                self._write(self._config, json.dumps(record, indent=2) + "\n")
+            self._open_tensorboard()
+        except RunError as error:
+            return error
+        return None
 
     def _make_folder(self) -> None:
         try:
@@ -194,6 +209,11 @@ class Run:
                 tag = f"{row.get('split', 'run')}/{name}"
                 self._writer.add_scalar(tag, value, row.get("step", 0))
 
+    def write(self, name: str, content: str) -> None:
+        """Writes a file of the run folder, whole or not at all."""
+        if mesh.is_primary():
+            self._write(self.out / name, content)
+
     def _write(self, path: pathlib.Path, content: str) -> None:
         """Writes under another name first, so that a kill or a full disk never leaves half a file."""
         part = path.with_name(f".{path.name}.part")
@@ -210,6 +230,8 @@ class Run:
 
     def log(self, row: dict[str, Any]) -> None:
         """Appends one row to metrics.jsonl, and its numbers to TensorBoard under the row's `step`."""
+        if not mesh.is_primary():
+            return
         try:
             with self._metrics.open("a") as file:
                 file.write(json.dumps(_plain(row)) + "\n")
@@ -240,6 +262,8 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Drops rows written after `step`: a resumed run writes them again."""
+        if not mesh.is_primary():
+            return
         kept = [row for row in self.rows() if row.get("step", 0) <= step]
         self._write(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
         self._open_tensorboard()
@@ -263,7 +287,8 @@ class Run:
                 "commit": commit(),
             }
         )
-        self._write(self.out / "summary.json", json.dumps(whole, indent=2) + "\n")
+        if mesh.is_primary():
+            self._write(self.out / "summary.json", json.dumps(whole, indent=2) + "\n")
         if self._writer is not None:
             self._writer.close()
         return whole

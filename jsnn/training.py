@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from jsnn import mesh as meshes
 from jsnn.layers import Model
 
 
@@ -91,6 +93,7 @@ def trainer(
     num_train: int,
     batch_size: int,
     eval_batch_size: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Trainer:
     """Builds the pure functions of one training problem.
 
@@ -100,6 +103,7 @@ def trainer(
       num_train: N, number of training samples.
       batch_size: B. Each epoch visits N // B batches of a fresh shuffle.
       eval_batch_size: samples evaluated at a time; `batch_size` if None.
+      mesh: devices to cut each batch over; see `jsnn.mesh`.
 
     Raises:
       ValueError: if `batch_size` is not between 1 and `num_train`, or `eval_batch_size` is not positive.
@@ -150,7 +154,8 @@ def trainer(
             state, metrics = carry
             start = state.step % steps_per_epoch * batch_size
             batch = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
-            state, new = step(state, images[batch], labels[batch])
+            samples = meshes.shard_batch((images[batch], labels[batch]), mesh)
+            state, new = step(state, *samples)
             return state, jax.tree.map(
                 lambda m, x: m.at[i].set(x), metrics, StepMetrics(*new)
             )
@@ -163,9 +168,12 @@ def trainer(
         size = min(eval_batch_size, count)
         # The last batch is filled up with copies of the last sample, whose results are cut off again.
         index = jnp.minimum(jnp.arange(-(-count // size) * size), count - 1)
-        results = jax.lax.map(
-            lambda i: task.predict(model, images[i], labels[i]), index.reshape(-1, size)
-        )
+
+        def predict(i):
+            samples = meshes.shard_batch((images[i], labels[i]), mesh)
+            return task.predict(model, *samples)
+
+        results = jax.lax.map(predict, index.reshape(-1, size))
         flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], results)
         return Evaluation(*flat)
 
@@ -177,3 +185,22 @@ def trainer(
         )
 
     return Trainer(init, run, evaluate, train, steps_per_epoch)
+
+
+def final_metrics(
+    trainer: Trainer, key: Array, train: Any, test: Any, *, num_epochs: int
+) -> dict[str, Array]:
+    """Trains from `key` and returns how it ended, as scalars: for sweeps.
+
+    Returns:
+      `test_accuracy` and `test_loss` over all of `test`, `train_loss` over the last epoch, and whether all is `finite`.
+    """
+    state, metrics = trainer.train(key, *train, num_epochs)
+    evaluation = trainer.evaluate(state.model, *test)
+    leaves = jax.tree.leaves(state.model.params)
+    return {
+        "test_accuracy": (evaluation.prediction == test[1]).mean(),
+        "test_loss": evaluation.loss.mean(),
+        "train_loss": metrics.loss[-1].mean(),
+        "finite": jnp.all(jnp.stack([jnp.isfinite(x).all() for x in leaves])),
+    }

@@ -1,0 +1,179 @@
+"""Many runs of an experiment in one compiled program: grids or random samples of its flags, over seeds.
+
+    python -m experiments.sweep --out runs/sweep --experiment csnn_mnist --set data=digits epochs=5 --vary lr=log:1e-4:1e-1:8 --seeds 4
+    python -m experiments.sweep --out runs/random --experiment csnn_mnist --set data=digits --vary lr=log:1e-4:1e-1 beta=lin:0.3:0.95 --samples 20
+
+Flags that are numbers within a program (see each experiment's SWEPT) share one compilation; others, such as `timesteps`, get one
+each. table.csv and table.jsonl hold one row per run, summary.csv the mean over seeds with its 95 % interval, and a PNG draws it.
+"""
+
+import csv
+import dataclasses
+import importlib
+import io
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from experiments import cli
+from jsnn import data, figures, search, sweep, sweep_figures
+from jsnn.runs import Run
+
+Experiment = Literal["csnn_mnist"]
+ALIASES = {"lr": "learning_rate"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sweeps flags of an experiment."""
+
+    out: pathlib.Path
+    """Folder for tables, figure and finished chunks."""
+    experiment: Experiment
+    """Whose flags are varied."""
+    vary: tuple[str, ...] = ()
+    """Flags and what they take: lr=log:1e-4:1e-1:8, beta=lin:0.5:0.9:5, or surrogate=arctan,sigmoid."""
+    set: tuple[str, ...] = ()
+    """Flags that are the same in all runs: data=digits epochs=5."""
+    seeds: int = 1
+    """Runs of each setting, with seeds 0, 1, ..."""
+    samples: int = 0
+    """Random settings instead of the whole grid; ranges then need no count."""
+    metric: str = "test_accuracy"
+    """What the figure shows and the best setting is chosen by."""
+    data_dir: pathlib.Path | None = None
+    """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
+    chunk: int | None = None
+    """Runs at a time; as many as fit memory if omitted."""
+    resume: bool = False
+    """Go on with the sweep in --out; finished chunks are not run again."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def __post_init__(self):
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"`--chunk` must be at least 1, got {self.chunk}.")
+        if self.samples < 0:
+            raise ValueError(f"`--samples` must not be negative, got {self.samples}.")
+
+
+def _settings(texts: Sequence[str]) -> dict[str, Any]:
+    """`--set`: one value each."""
+    found = {}
+    for text in texts:
+        axis = search.parse(text)
+        if len(axis.values) != 1:
+            raise ValueError(f"`--set` takes one value each, got {text!r}.")
+        found[ALIASES.get(axis.name, axis.name)] = axis.values[0]
+    return found
+
+
+def _checked(config: type, values: dict[str, Any], out: pathlib.Path) -> Any:
+    """The experiment's config with these values, checked by its own rules."""
+    fields = {f.name for f in dataclasses.fields(config)} - {"out", "seed", "resume"}
+    if unknown := values.keys() - fields:
+        raise ValueError(
+            f"`--vary` or `--set` names {min(unknown)!r}, which is no flag of this experiment. Its flags are {', '.join(sorted(fields))}."
+        )
+    return config(out=out, **values)
+
+
+def members(cfg: Config) -> list[search.Member]:
+    """All runs, their flags by their full names."""
+    axes = [search.parse(text) for text in cfg.vary]
+    axes = [axis._replace(name=ALIASES.get(axis.name, axis.name)) for axis in axes]
+    seeds = range(cfg.seeds)
+    if cfg.samples:
+        return search.sample(axes, seeds, cfg.samples)
+    return search.grid(axes, seeds)
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def main(cfg: Config) -> dict[str, Any]:
+    """Runs the sweep and writes its tables and figure to `cfg.out`."""
+    module = importlib.import_module(f"experiments.{cfg.experiment}")
+    fixed, runs = _settings(cfg.set), members(cfg)
+    if both := fixed.keys() & runs[0].values.keys():
+        raise ValueError(f"{min(both)!r} is both in `--vary` and in `--set`.")
+    groups: dict[str, tuple[Any, list[search.Member]]] = {}
+    for member in runs:
+        _checked(module.Config, fixed | member.values, cfg.out)
+        own, numbers = sweep.split(member, module.SWEPT)
+        config = _checked(module.Config, fixed | own, cfg.out)
+        groups.setdefault(repr(sorted(own.items())), (own, config, []))[2].append(
+            numbers
+        )
+    first = next(iter(groups.values()))[1]
+    dataset = load(first, cfg)
+    record = {
+        k: v
+        for k, v in dataclasses.asdict(cfg).items()
+        if k not in ("out", "data_dir", "resume", "progress", "chunk")
+    }
+    run = Run(cfg.out, experiment="sweep", config=record, resume=cfg.resume)
+    work = [
+        (own, lambda config=config: module.program(config, dataset), numbers)
+        for own, config, numbers in groups.values()
+    ]
+    rows = sweep.drive(run, work, chunk=cfg.chunk, progress=cfg.progress)
+    return finish(cfg, run, rows, list(runs[0].values))
+
+
+def load(config: Any, cfg: Config) -> data.Dataset:
+    """The data set that the experiment's flags name."""
+    return data.load(
+        config.data,
+        data_dir=cfg.data_dir,
+        num_validation=config.num_validation,
+        seed=0,
+    )
+
+
+def finish(
+    cfg: Config,
+    run: Run,
+    rows: list[dict[str, Any]],
+    names: list[str],
+) -> dict[str, Any]:
+    """Writes tables, figure and summary."""
+    metrics = [k for k in rows[0] if k not in (*names, "seed", "failed")]
+    if cfg.metric not in metrics:
+        raise ValueError(
+            f"`--metric` must be one of {', '.join(metrics)}, got {cfg.metric!r}."
+        )
+    table = sweep.summarise(rows, names, metrics)
+    run.write("table.csv", _csv(rows))
+    run.write("table.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    run.write("summary.csv", _csv(table))
+    figure = sweep_figures.draw(table, names, cfg.metric)
+    figures.save(figure, cfg.out / "sweep.png")
+    sign = -1 if "loss" in cfg.metric else 1
+    best = max(
+        table, key=lambda row: np.nan_to_num(sign * row[cfg.metric], nan=-np.inf)
+    )
+    failed = sum(row["failed"] for row in rows)
+    return run.finish(
+        {
+            "swept_experiment": cfg.experiment,
+            "runs": len(rows),
+            "failed": failed,
+            **{f"best_{name}": best[name] for name in names},
+            f"best_{cfg.metric}": best[cfg.metric],
+            f"best_{cfg.metric}_ci95": best[f"{cfg.metric}_ci95"],
+            "wall_seconds": sum(row["run_seconds"] for row in run.rows()),
+        }
+    )
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)
