@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from jsnn.stdp import waves
 from jsnn.stdp.race import race
+from jsnn.stdp.taps import by_tap, potentials
 from jsnn.stdp.winners import Winners
 
 
@@ -223,28 +224,31 @@ def decide(
     spec: Decision, weights: Float[Array, "F C k k"], active: Bool[Array, "C H W"]
 ) -> Verdict:
     """The neuron with the largest potential at the last step, the first among equals (feature, row, column), and its class."""
-    image = padded_activity(spec, active)
-    flat = weights.reshape(weights.shape[0], -1)
-    potential = flat @ waves.patches(image, spec.kernel).astype(flat.dtype)
-    size = tuple(n - spec.kernel + 1 for n in image.shape[1:])
-    return verdict(spec, potential, size)
-
-
-def verdict(
-    spec: Decision, potential: Float[Array, "F P"], size: tuple[int, int]
-) -> Verdict:
-    """The verdict, given the potentials at `size` = (rows, columns) positions."""
-    value = potential.max()
+    x = active.astype(weights.dtype)[..., None]
+    potential = potentials(by_tap(weights), x, spec.kernel, spec.pad)
+    size = potential.shape[1:3]
+    best = potential.max()
     number = jnp.arange(potential.size, dtype=jnp.int32).reshape(potential.shape)
-    first = jnp.where(potential == value, number, potential.size).min()
-    feature, place = first // potential.shape[1], first % potential.shape[1]
-    index = jnp.stack([feature, place // size[1], place % size[1]])
-    loud = value > 0
-    decision = feature // (spec.features // spec.classes)
+    first = jnp.where(potential == best, number, potential.size).min()
+    return verdict_of(spec, best, first, size)
+
+
+def verdict_of(
+    spec: Decision,
+    best: Float[Array, ""],
+    number: Int[Array, ""],
+    size: tuple[int, int],
+) -> Verdict:
+    """The verdict for the winning potential and its neuron's number, counted by feature, row and column of `size`."""
+    places = size[0] * size[1]
+    feature, place = lax.div(number, places), lax.rem(number, places)
+    index = jnp.stack([feature, lax.div(place, size[1]), lax.rem(place, size[1])])
+    loud = best > 0
+    decision = lax.div(feature, spec.features // spec.classes)
     return Verdict(
         jnp.where(loud, decision, -1),
         jnp.where(loud, index, -1),
-        jnp.where(loud, value, 0),
+        jnp.where(loud, best, 0),
     )
 
 

@@ -7,12 +7,14 @@ Recognition 94 (2019) 87.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jsnn.stdp import layer, plasticity
+from jsnn.stdp.blocks import in_bounds, run_blocks
 from jsnn.stdp.layer import Decision
 from jsnn.stdp.plasticity import Bounds, Rates
 
@@ -117,17 +119,49 @@ def run_window(
     Returns:
       The new state, and the verdict on every image, with a leading axis S.
     """
-    del block
+    count = order.shape[0]
+    bounds = plasticity.as_arrays(params.bounds)
 
-    def body(state, i):
-        new, verdict = step(spec, state, active[i], labels[i], params)
-        weights = jnp.where(i >= 0, new.weights, state.weights)
-        verdict = layer.Verdict(
-            *(jnp.where(i >= 0, x, fill) for x, fill in zip(verdict, (-1, -1, 0), strict=True))
-        )
-        return state._replace(weights=weights), verdict
+    def unclipped(carry):
+        i, state, _ = carry
+        return (i < count) & ~in_bounds(state.weights, bounds)
 
-    return lax.scan(body, state, order)
+    def plain(carry):
+        i, state, verdicts = carry
+        image = order[i]
+        new, verdict = step(spec, state, active[image], labels[image], params)
+        weights = jnp.where(image >= 0, new.weights, state.weights)
+        verdicts = jax.tree.map(lambda all_, one: all_.at[i].set(one), verdicts, verdict)
+        return i + 1, state._replace(weights=weights), verdicts
+
+    blank = layer.Verdict(
+        jnp.full(count, -1, jnp.int32),
+        jnp.full((count, 3), -1, jnp.int32),
+        jnp.zeros(count, state.weights.dtype),
+    )
+    first, state, before = lax.while_loop(
+        unclipped, plain, (jnp.zeros((), jnp.int32), state, blank)
+    )
+    done = jnp.arange(count, dtype=jnp.int32) < first
+    weights, after = run_blocks(
+        spec,
+        state.weights,
+        active,
+        labels,
+        jnp.where(done, -1, order),
+        state.reward,
+        state.punish,
+        bounds,
+        min(block, count),
+    )
+
+    def merged(before, after, blank):
+        shape = (-1, *(1,) * (before.ndim - 1))
+        shown = (order >= 0).reshape(shape)
+        return jnp.where(shown, jnp.where(done.reshape(shape), before, after), blank)
+
+    verdicts = jax.tree.map(merged, before, after, blank)
+    return state._replace(weights=weights), verdicts
 
 
 def run(
