@@ -74,6 +74,8 @@ class Config:
     """Decides initial weights and the order of samples."""
     seeds: int = 1
     """Number of seeds, from --seed on, trained in one program; figures are of the first."""
+    seeds_at_once: int = 1
+    """How many of them are vmapped; the others wait in a loop. On a GPU take all, on a CPU 1 is fastest."""
     epochs: int | None = None
     """Passes over the training set (reference 40, others 15)."""
     batch_size: int = 128
@@ -120,7 +122,13 @@ class Config:
     """Show a progress bar."""
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "seeds", "lr_decay_epochs"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "seeds",
+            "seeds_at_once",
+            "lr_decay_epochs",
+        ):
             _check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
         for name in ("lr", "lr_decay", "T", "dt", "tau_m", "tau_s", "xi", "beta"):
             _check(name, getattr(self, name), lambda x: x > 0, "be positive")
@@ -210,7 +218,8 @@ def main(cfg: Config) -> dict[str, Any]:
     )
     trainer, key = single, jax.random.key(cfg.seed)
     if cfg.seeds > 1:
-        trainer, key = over_seeds(single), keys(cfg.seed, cfg.seeds)
+        key = keys(cfg.seed, cfg.seeds)
+        trainer = over_seeds(single, at_once=cfg.seeds_at_once)
     jax.eval_shape(trainer.init, key)  # a wrong shape fails here
     run = runs.Run(
         cfg.out,

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from jsnn.eventprop import OccupiedSpikes, TimedSpikes, lift_silent, losses, yinyang
-from jsnn.eventprop.latency import binary_spikes, latency_spikes, latency_times, spread
+from jsnn.data import yinyang
+from jsnn.eventprop import OccupiedSpikes, TimedSpikes, lift_silent, losses
+from jsnn.eventprop.latency import (
+    binary_spikes,
+    coordinate_times,
+    latency_spikes,
+    latency_times,
+    spread,
+)
 
 
 def test_first_spike_times_and_their_gradient():
@@ -172,5 +179,5 @@ def test_yin_yang_is_the_published_set():
 
 def test_yin_yang_inputs_have_a_bias_spike():
     c = jnp.array([[0.25, 0.5, 0.75, 0.5]])
-    got = yinyang.spike_times(c, t_max=30.0, bias_time=1.0)
+    got = coordinate_times(c, t_max=30.0, bias_time=1.0)
     np.testing.assert_allclose(got, [[7.5, 15.0, 22.5, 15.0, 1.0]])

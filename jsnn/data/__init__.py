@@ -12,3 +12,5 @@ from jsnn.data.dataset import check_split as check_split
 from jsnn.data.dataset import from_arrays as from_arrays
 from jsnn.data.loading import NAMES as NAMES
 from jsnn.data.loading import load as load
+from jsnn.data.yinyang import YinYang as YinYang
+from jsnn.data.yinyang import yin_yang as yin_yang

@@ -73,3 +73,11 @@ def spread(spikes: OccupiedSpikes) -> TimedSpikes:
     z = spikes.values
     grid = jnp.zeros((spikes.num_steps, *z.shape[1:]), z.dtype)
     return TimedSpikes(grid.at[spikes.steps].add(z))
+
+
+def coordinate_times(
+    coordinates: Float[Array, "B N"], *, t_max: Any, bias_time: Any = 0.0
+) -> Float[Array, "B M"]:
+    """Points as spike times: coordinate c spikes at `c * t_max`, and one more input, the bias, at `bias_time`; M is N + 1."""
+    bias = jnp.full_like(coordinates[:, :1], bias_time)
+    return jnp.concatenate([coordinates * t_max, bias], axis=1)

@@ -1,0 +1,219 @@
+"""The two-layer network that classifies points by its first output spike, on either solver; see `experiments.eventprop_yinyang`.
+
+Times are in milliseconds. Axes: B batch, N neurons, C classes, T time, P points along a side of a map.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jsnn import training
+from jsnn.eventprop import (
+    delay,
+    event_layers,
+    grid,
+    latency,
+    losses,
+    network,
+    spikes,
+    synapse,
+    traces,
+)
+from jsnn.eventprop.flow import LIFParams
+from jsnn.layers import Model
+
+NUM_INPUTS, NUM_CLASSES = 5, 3
+
+
+class Settings(Protocol):
+    """What this file reads of a script's configuration; see the flags of `experiments.eventprop_yinyang`."""
+
+    solver: Any
+    hidden: int
+    delays: bool
+    max_delay: float
+    T: float
+    dt: float
+    tau_m: float
+    tau_s: float
+    t_max: float
+    tau_softmax: float
+    alpha: float
+    tau_early: float
+    max_spikes: int
+    max_events: int
+
+
+class Times(NamedTuple):
+    """First spikes: of the hidden neurons `[B, N]` and of the output `[B, C]`, infinite where silent."""
+
+    hidden: Array
+    output: Array
+
+
+def init(cfg: Settings, key: Array) -> dict[str, Array]:
+    """The published weights for 200 hidden neurons, at the same drive for fewer or more; delays of a third of the longest, more or less."""
+    k_hidden, k_output, k_first, k_second = jax.random.split(key, 4)
+    first, second = (NUM_INPUTS, cfg.hidden), (cfg.hidden, NUM_CLASSES)
+    ratio = 200 / cfg.hidden
+    params = {
+        "hidden": 1.5 + 0.78 * jax.random.normal(k_hidden, first),
+        "output": 0.93 * ratio + 0.1 * ratio**0.5 * jax.random.normal(k_output, second),
+    }
+    if cfg.delays:
+        params["hidden_delay"] = -0.7 + 0.7 * jax.random.normal(k_first, first)
+        params["output_delay"] = -0.7 + 0.7 * jax.random.normal(k_second, second)
+    return params
+
+
+def delays(cfg: Settings, params: dict[str, Array], layer: str) -> Array | None:
+    """Delays of a layer in milliseconds: a sigmoid keeps what is trained between 0 and the longest."""
+    if not cfg.delays:
+        return None
+    return cfg.max_delay * jax.nn.sigmoid(params[f"{layer}_delay"])
+
+
+def _physics(cfg: Settings) -> LIFParams:
+    return LIFParams(cfg.tau_m, cfg.tau_s)
+
+
+def _num_steps(cfg: Settings) -> int:
+    return round(cfg.T / cfg.dt)
+
+
+def _on_grid(cfg: Settings, params: dict[str, Array], times: Array) -> Times:
+    dt, steps = cfg.dt, _num_steps(cfg)
+
+    def drive(z: spikes.TimedSpikes, layer: str) -> spikes.Drive:
+        delay_ms = delays(cfg, params, layer)
+        if delay_ms is None:
+            return synapse.synapse(synapse.dense, params[layer], z)
+        longest = round(cfg.max_delay / dt)
+        return delay.dense(z, params[layer], delay_ms, dt=dt, max_steps=longest)
+
+    z = spikes.from_times(times, num_steps=steps, dt=dt)
+    _, hidden = grid.lif(_physics(cfg), None, drive(z, "hidden"), dt=dt)
+    _, output = grid.lif(_physics(cfg), None, drive(hidden, "output"), dt=dt)
+    return Times(
+        jax.lax.stop_gradient(losses.first_spike_times(hidden, dt=dt)),
+        losses.first_spike_times(output, dt=dt, substep=True),
+    )
+
+
+def _by_events(cfg: Settings, params: dict[str, Array], times: Array) -> Times:
+    p = _physics(cfg)
+
+    def one(times: Float[Array, "5"]) -> Times:
+        hidden = event_layers.feed_forward(
+            p,
+            params["hidden"],
+            event_layers.input_spikes(times),
+            delays=delays(cfg, params, "hidden"),
+            t_end=cfg.T,
+            max_spikes=cfg.max_spikes,
+            max_events=cfg.max_events,
+        )
+        output = event_layers.first_spikes(
+            p,
+            params["output"],
+            hidden,
+            delays=delays(cfg, params, "output"),
+            t_end=cfg.T,
+        )
+        found = jax.lax.stop_gradient(hidden)
+        first = jnp.full(cfg.hidden, jnp.inf).at[found.neuron].min(found.times)
+        return Times(first, output.times)
+
+    return jax.vmap(one)(times)
+
+
+def run(cfg: Settings, params: dict[str, Array], points: Array) -> Times:
+    """First spikes for coordinates `[B, 4]`."""
+    times = latency.coordinate_times(points, t_max=cfg.t_max)
+    solve = _on_grid if cfg.solver == "grid" else _by_events
+    return solve(cfg, params, times)
+
+
+def _loss(cfg: Settings, times: Array, labels: Array) -> Array:
+    return losses.first_spike_cross_entropy(
+        times,
+        labels,
+        tau_softmax=cfg.tau_softmax,
+        early=cfg.alpha,
+        tau_early=cfg.tau_early,
+    )
+
+
+def make_task(cfg: Settings) -> training.Task:
+    """Initial weights, loss and prediction."""
+
+    def loss(model, key, points, labels):
+        times = run(cfg, model.params, points).output
+        hits = losses.predicted_class(times) == labels
+        return _loss(cfg, times, labels).mean(), ((), hits.mean())
+
+    def predict(model, points, labels):
+        times = run(cfg, model.params, points).output
+        return _loss(cfg, times, labels), losses.predicted_class(times), -times
+
+    return training.Task(lambda key: Model(init(cfg, key), ()), loss, predict)
+
+
+def decision_map(cfg: Settings, params: dict[str, Array], side: int) -> np.ndarray:
+    """Class probabilities on a square of points, `[P, P, C]`, first axis y."""
+    along = jnp.linspace(0.0, 1.0, side)
+    y, x = jnp.meshgrid(along, along, indexing="ij")
+    square = jnp.stack([x, y, 1 - x, 1 - y], axis=-1)
+
+    @jax.jit
+    def probabilities(params, rows):
+        times = jax.lax.map(lambda row: run(cfg, params, row).output, rows)
+        return jax.nn.softmax(-jnp.minimum(times, cfg.T) / cfg.tau_softmax)
+
+    return np.asarray(probabilities(params, square))
+
+
+def first_spikes(
+    cfg: Settings, params: dict[str, Array], points: Array
+) -> dict[str, np.ndarray]:
+    """First spikes of both layers by name."""
+    found = jax.jit(lambda params, points: run(cfg, params, points))(params, points)
+    return {"hidden": np.asarray(found.hidden), "output": np.asarray(found.output)}
+
+
+def look(
+    cfg: Settings, params: dict[str, Array], points: Any, labels: Any
+) -> dict[str, traces.LayerTrace]:
+    """Membranes and adjoints of both layers on a grid, without delays."""
+    p = _physics(cfg)
+    sizes = (NUM_INPUTS, cfg.hidden), (cfg.hidden, NUM_CLASSES)
+    layers = []
+    for num_inputs, num_neurons in sizes:
+        layers += [
+            network.dense(num_inputs, num_neurons, mean=0.0, std=1.0),
+            network.lif(dt=cfg.dt, params=p),
+        ]
+
+    @jax.jit
+    def traced(params, points, labels):
+        times = latency.coordinate_times(points, t_max=cfg.t_max)
+        z = spikes.from_times(times, num_steps=_num_steps(cfg), dt=cfg.dt)
+
+        def loss(out):
+            times = losses.first_spike_times(out, dt=cfg.dt, substep=True)
+            return _loss(cfg, times, labels).sum()
+
+        return traces.look(
+            layers,
+            [params["hidden"], (), params["output"], ()],
+            [layer.physics for layer in layers],
+            z,
+            loss,
+            dt=cfg.dt,
+        )
+
+    found = traced(params, jnp.asarray(points), jnp.asarray(labels))
+    return dict(zip(("hidden", "output"), found, strict=True))

@@ -1,0 +1,240 @@
+"""Trains a small network on the Yin-Yang set with EventProp, on a time grid or event by event; many seeds in one program.
+
+    python -m experiments.eventprop_yinyang --out runs/grid --solver grid --seeds 10
+    python -m experiments.eventprop_yinyang --out runs/events --solver events --seeds 10
+    python -m experiments.eventprop_yinyang --out runs/delays --hidden 30 --delays --seeds 10
+
+Four coordinates are spike times, a fifth input is the bias. One hidden layer; the output neuron that spikes first names the class. Both
+solvers start from the same weights and have the same loss, so their results may be compared seed by seed. docs/eventprop.md lists them.
+
+Times are in milliseconds.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import cli
+from experiments import eventprop_points as points
+from experiments.eventprop_seeds import keys, over_seeds
+from jsnn import driver, figures, metrics, runs, training
+from jsnn.data import yinyang
+from jsnn.eventprop import figures as eventprop_figures
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """EventProp on the Yin-Yang set. Times are in milliseconds."""
+
+    out: pathlib.Path
+    """Folder for config, metrics, figures and checkpoints."""
+    solver: Literal["grid", "events"] = "grid"
+    """A time grid, or exact events."""
+    hidden: int = 200
+    """Hidden neurons."""
+    delays: bool = False
+    """Learn a delay for each synapse of both layers."""
+    max_delay: float = 10.0
+    """Longest delay that can be learnt."""
+    seed: int = 0
+    """First seed; it decides initial weights and the order of samples. The data are the published ones."""
+    seeds: int = 1
+    """Number of seeds, from --seed on, trained in one program; figures are of the first."""
+    seeds_at_once: int = 1
+    """How many of them are vmapped; the others wait in a loop. On a GPU take all, on a CPU 1 is fastest."""
+    epochs: int = 60
+    """Passes over the training set."""
+    batch_size: int = 32
+    """Points a step."""
+    lr: float = 5e-3
+    """Adam's step size at the start."""
+    lr_decay: float = 0.95
+    """Factor on the step size each epoch."""
+    T: float = 50.0
+    """Length of a trial."""
+    dt: float = 1.0
+    """Time step of the grid; the output's spikes are read between its points."""
+    tau_m: float = 20.0
+    """Membrane time constant."""
+    tau_s: float = 5.0
+    """Synaptic time constant."""
+    t_max: float = 30.0
+    """A coordinate c spikes at c t_max."""
+    tau_softmax: float = 0.5
+    """Time scale of the softmax over the output's first spikes."""
+    alpha: float = 0.003
+    """Weight of the term that asks the right neuron to be early."""
+    tau_early: float = 6.4
+    """Its time scale."""
+    max_spikes: int = 4
+    """Events: budget of spikes of a hidden neuron."""
+    max_events: int = 250
+    """Events: budget of spikes of the hidden layer."""
+    validation: bool = False
+    """Evaluate on the 1,000 validation points during training and leave the test points for the end."""
+    num_train: int = 5000
+    """Training points; all of the published set by default."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints."""
+    resume: bool = False
+    """Go on with the run in --out."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def __post_init__(self):
+        whole = (
+            "hidden",
+            "seeds",
+            "seeds_at_once",
+            "epochs",
+            "batch_size",
+            "max_spikes",
+            "max_events",
+        )
+        for name in (*whole, "num_train"):
+            _check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
+        positive = ("lr", "lr_decay", "T", "dt", "tau_m", "tau_s", "t_max")
+        for name in (*positive, "tau_softmax", "tau_early", "max_delay"):
+            _check(name, getattr(self, name), lambda x: x > 0, "be positive")
+        _check("alpha", self.alpha, lambda x: x >= 0, "not be negative")
+        if self.t_max >= self.T:
+            raise ValueError(
+                f"`--t-max` must be less than `--T`, or inputs come after the end; got {self.t_max} and {self.T}."
+            )
+        if round(self.T / self.dt) < 2:
+            raise ValueError(
+                f"`--T` must hold at least 2 steps of `--dt`, got {self.T} and {self.dt}."
+            )
+        if self.max_events > self.hidden * self.max_spikes:
+            object.__setattr__(self, "max_events", self.hidden * self.max_spikes)
+
+
+def _check(name: str, value: Any, holds: Any, words: str) -> None:
+    if not holds(value):
+        raise ValueError(f"`--{name.replace('_', '-')}` must {words}, got {value}.")
+
+
+# What may change between a run and its resumption.
+_FREE = ("out", "checkpoint_seconds", "resume", "tensorboard", "progress")
+
+
+def load(name: str, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates `[M, 4]` and labels `[M]` of a published split."""
+    drawn = yinyang.yin_yang(size or yinyang.SIZES[name], seed=yinyang.SEEDS[name])
+    return drawn.coordinates.astype(np.float32), drawn.labels
+
+
+def make_trainer(cfg: Config) -> training.Trainer:
+    """Pure functions of one seed."""
+    steps = max(1, cfg.num_train // cfg.batch_size)
+    schedule = optax.exponential_decay(cfg.lr, steps, cfg.lr_decay, staircase=True)
+    return training.trainer(
+        points.make_task(cfg),
+        optax.adam(schedule),
+        num_train=cfg.num_train,
+        batch_size=cfg.batch_size,
+        eval_batch_size=250,
+    )
+
+
+def main(cfg: Config) -> dict[str, Any]:
+    """Trains, evaluates on the test set, and writes everything to `cfg.out`."""
+    config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
+    train, test = load("train", cfg.num_train), load("test")
+    trainer, key = (
+        over_seeds(make_trainer(cfg), at_once=cfg.seeds_at_once),
+        keys(cfg.seed, cfg.seeds),
+    )
+    jax.eval_shape(trainer.init, key)
+    run = runs.Run(
+        cfg.out,
+        experiment="eventprop_yinyang",
+        config=config,
+        resume=cfg.resume,
+        tensorboard=cfg.tensorboard,
+    )
+    try:
+        result = driver.drive(
+            run,
+            trainer,
+            key,
+            train,
+            load("validation") if cfg.validation else test,
+            driver.Schedule(cfg.epochs, checkpoint_seconds=cfg.checkpoint_seconds),
+            batch_size=cfg.batch_size * cfg.seeds,
+            split="validation" if cfg.validation else "test",
+            progress=cfg.progress,
+        )
+    except FloatingPointError as error:
+        if cfg.solver == "grid":
+            raise
+        raise FloatingPointError(
+            f"{error} With `--solver events` it also means that a point made more spikes than `--max-spikes {cfg.max_spikes}` a neuron or "
+            f"`--max-events {cfg.max_events}` a layer allow: raise them."
+        ) from error
+    evaluation = result.evaluation
+    if cfg.validation:
+        evaluation = jax.jit(trainer.evaluate)(result.state.model, *test)
+    prediction = np.asarray(evaluation.prediction)
+    accuracy = (prediction == test[1]).mean(1)
+    model = jax.tree.map(lambda x: x[0], result.state.model)
+    save_figures(run, cfg, model.params, test, prediction[0])
+    return run.finish(
+        {
+            "dataset": "yinyang",
+            "solver": cfg.solver,
+            "hidden": cfg.hidden,
+            "delays": cfg.delays,
+            "seed": cfg.seed,
+            "seeds": cfg.seeds,
+            "epochs": cfg.epochs,
+            "test_accuracy": float(accuracy.mean()),
+            "test_accuracy_std": float(accuracy.std(ddof=1)) if cfg.seeds > 1 else None,
+            "test_accuracy_min": float(accuracy.min()),
+            "test_accuracy_max": float(accuracy.max()),
+            "test_accuracy_by_seed": " ".join(f"{100 * a:.1f}" for a in accuracy),
+            "test_loss": float(np.mean(evaluation.loss)),
+            "wall_seconds": result.seconds,
+            "samples_per_second": result.samples_per_second,
+        }
+    )
+
+
+def save_figures(
+    run: runs.Run,
+    cfg: Config,
+    params: Any,
+    test: tuple[np.ndarray, np.ndarray],
+    prediction: np.ndarray,
+) -> None:
+    """Writes curves.png, confusion.png, decision_map.png, spike_times.png and, on a grid, adjoints.png."""
+    coordinates, labels = test
+    matrix = metrics.confusion_matrix(prediction, labels, 3)
+    times = points.first_spikes(cfg, params, jnp.asarray(coordinates[:200]))
+    drawn = {
+        "curves": figures.curves(run.rows()),
+        "confusion": figures.confusion(matrix, yinyang.CLASSES),
+        "decision_map": eventprop_figures.decision_map(
+            points.decision_map(cfg, params, 81),
+            coordinates[:, :2],
+            labels,
+            prediction,
+            yinyang.CLASSES,
+        ),
+        "spike_times": eventprop_figures.first_spikes(times, labels[:200], t_end=cfg.T),
+    }
+    if cfg.solver == "grid" and not cfg.delays:
+        looked = points.look(cfg, params, coordinates[:1], labels[:1])
+        drawn["adjoints"] = eventprop_figures.adjoints(looked, dt=cfg.dt)
+    eventprop_figures.save(run.out, drawn)
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)
