@@ -79,7 +79,7 @@ def free_bytes() -> int:
     return int(_SHARE * total) // jax.local_device_count()
 
 
-def _gigabytes(count: float) -> str:
+def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB"
 
 
@@ -137,7 +137,7 @@ def _compile(program: Program, members: Sequence[Member], size: int, mesh: Mesh)
         out_specs=each,
         check_vma=False,
     )
-    keys, values = _batched(members, size)
+    keys, values = _batched(members[:size], size)
     return jax.jit(fn).lower(keys, values, program.data).compile()
 
 

@@ -32,7 +32,7 @@ def _numbers(values: Sequence[Any]) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-def _logarithmic(values: Sequence[float]) -> bool:
+def _logarithmic(values: Sequence[Any]) -> bool:
     """Whether a logarithmic axis shows the values better: all positive, over more than a decade."""
     return min(values) > 0 and max(values) > 10 * min(values)
 
