@@ -24,7 +24,7 @@ from experiments import cli
 from jsnn import augment, continual_figures, data, head, runs, training
 from jsnn.continual import driver, methods, metrics, spiking, stream
 from jsnn.continual import training as continual
-from jsnn.models.cil_cnn import cil_cnn, cil_mlp
+from jsnn.models.cil_cnn import cil_cnn, cil_mlp, cil_small_cnn
 
 # What the flags default to.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -89,8 +89,8 @@ class Config:
     """For latent-er: feature layers below the one whose input spikes are kept (cnn: 3 or 7; mlp: 2)."""
     settings: tuple[str, ...] = ()
     """Weights of the method's terms, as TERM.WEIGHT=VALUE: replay.beta=0.5."""
-    network: Literal["cnn", "mlp"] | None = None
-    """cnn: three convolutions with batch norm; mlp: two dense layers (default for grey images)."""
+    network: Literal["cnn", "small", "mlp"] | None = None
+    """cnn: three convolutions with batch norm; small: two with stride, without (default for grey images); mlp: two dense layers."""
     width: int | None = None
     """Channels of the first convolution (reference 64)."""
     hidden: tuple[int, ...] = (400, 400)
@@ -151,7 +151,7 @@ class Config:
 
     def resolved(self) -> "Config":
         """The same with the recipe's defaults filled in."""
-        recipe = {"network": "cnn" if "cifar" in self.data else "mlp"} | RECIPES[
+        recipe = {"network": "cnn" if "cifar" in self.data else "small"} | RECIPES[
             self.recipe
         ]
         return dataclasses.replace(
@@ -169,6 +169,14 @@ def make_build(cfg: Config, image_shape: tuple[int, int, int]):
             image_shape,
             capacity,
             hidden=cfg.hidden,
+            read_out=cfg.read_out,
+            rngs=nnx.Rngs(key),
+        )
+    if cfg.network == "small":
+        return lambda key, capacity: cil_small_cnn(
+            image_shape,
+            capacity,
+            width=cfg.width,
             read_out=cfg.read_out,
             rngs=nnx.Rngs(key),
         )
@@ -317,7 +325,7 @@ def main(cfg: Config) -> dict[str, Any]:
             "epochs_per_task": cfg.epochs_per_task,
             "timesteps": cfg.timesteps,
             "network": cfg.network,
-            "width": cfg.width if cfg.network == "cnn" else None,
+            "width": None if cfg.network == "mlp" else cfg.width,
             "parameters": sum(p.size for p in jax.tree.leaves(params)),
             "test_accuracy": figures["final_accuracy"],
             **figures,

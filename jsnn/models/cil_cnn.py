@@ -98,6 +98,37 @@ def cil_cnn(
     return _with_head(features, num_features, capacity, neuron, read_out, rngs)
 
 
+def cil_small_cnn(
+    image_shape: tuple[int, int, int] = (28, 28, 1),
+    capacity: int = 10,
+    *,
+    width: int = 32,
+    neuron: neurons.Neuron | None = None,
+    read_out: head.ReadOut = "current",
+    rngs: nnx.Rngs,
+) -> layers.Sequence:
+    """Two convolutions of stride 2 with spikes for small grey images, without batch norm: few operations, and little to forget in.
+
+    Conv 5x5, LIF; conv 3x3 with twice as many channels, LIF. On images of less than 20 pixels the first stride is 1.
+    """
+    height, breadth, channels = image_shape
+    if min(height, breadth) < 4 or width < 1:
+        raise ValueError(
+            f"`image_shape` must have at least 4 x 4 pixels and `width` at least 1 channel, got {image_shape} and {width}."
+        )
+    neuron = reference_neuron() if neuron is None else neuron
+    stride = 2 if min(height, breadth) >= 20 else 1
+    features = layers.Sequence(
+        layers.Conv(channels, width, 5, stride=stride, init="kaiming", rngs=rngs),
+        layers.Neurons(neuron),
+        layers.Conv(width, 2 * width, 3, stride=2, init="kaiming", rngs=rngs),
+        layers.Neurons(neuron),
+    )
+    pixels = [-(-(-(-side // stride)) // 2) for side in (height, breadth)]
+    num_features = pixels[0] * pixels[1] * 2 * width
+    return _with_head(features, num_features, capacity, neuron, read_out, rngs)
+
+
 def cil_mlp(
     image_shape: tuple[int, int, int] = (28, 28, 1),
     capacity: int = 10,
