@@ -7,7 +7,7 @@ per step `gradients` and `after_step`, at last `end_task`; `scores` whenever it 
 
 A label is a *column* of the head: the first class to open is 0, whatever it is called in the data set.
 
-Axes: B batch, N samples of a task, M slots of the buffer, C columns of the head (its capacity), F features, T time.
+Axes: B batch (in a `Replay`, rows of a draw), N samples of a task, M slots of the buffer, C columns of the head (its capacity), F features, T time.
 """
 
 from collections.abc import Callable
@@ -115,6 +115,7 @@ class Method(NamedTuple):
       freeze_after: number of tasks after which the network is no longer trained; None: never.
       passes: draws go through the network in one pass with the batch ("together": batch norm sees the mixture) or one after the
         other ("apart": each its own statistics, `rest` handed on from pass to pass).
+      draw_size: samples a draw; None: as many as the batch has.
       latent: the buffer holds bit-packed spikes of `network.lower`, which is frozen after the first task.
       withheld: share of the buffer's slots that a part keeps apart for itself (BiC's validation samples).
     """
@@ -125,6 +126,7 @@ class Method(NamedTuple):
     fresh_start: bool = False
     freeze_after: int | None = None
     passes: Literal["together", "apart"] = "apart"
+    draw_size: int | None = None
     latent: bool = False
     withheld: float = 0.0
 
@@ -231,7 +233,8 @@ def gradients(
 ) -> Update:
     """Draws from the buffer, runs the network and differentiates the sum of all parts."""
     key_draw, key_look, key_loss = jax.random.split(key, 3)
-    size, count = len(batch.labels), sum(part.num_draws for part in method.parts)
+    count = sum(part.num_draws for part in method.parts)
+    size = len(batch.labels) if method.draw_size is None else method.draw_size
     replays = [
         buffers.sample(memory.buffer, k, size)
         for k in jax.random.split(key_draw, count)

@@ -1,6 +1,6 @@
 """What methods ask of a network, and how a batch and its replayed samples go through it.
 
-Axes: B batch, N samples, C columns of the head, F features, T time.
+Axes: B batch, R rows of a draw, N samples, C columns of the head, F features, T time.
 """
 
 from collections.abc import Callable, Sequence
@@ -92,10 +92,11 @@ def features_of(
 
 def instead_of(
     images: Shaped[Array, "B ..."], replay: buffers.Replay
-) -> Shaped[Array, "B ..."]:
+) -> Shaped[Array, "R ..."]:
     """Replayed images; rows that the buffer could not fill show the batch's, so that batch norm sees real ones. No loss counts them."""
-    mask = replay.batch.valid.reshape(-1, *[1] * (images.ndim - 1))
-    return jnp.where(mask, replay.batch.images.astype(images.dtype), images)
+    valid, drawn = replay.batch.valid, replay.batch.images.astype(images.dtype)
+    mask = valid.reshape(-1, *[1] * (images.ndim - 1))
+    return jnp.where(mask, drawn, images[jnp.arange(len(valid)) % len(images)])
 
 
 def forward(
@@ -106,7 +107,7 @@ def forward(
     inputs: Sequence[Array],
     passes: Literal["together", "apart"],
 ) -> tuple[list[Output], Any]:
-    """Batches of equal size through the network in one pass, or one after the other with `rest` handed on."""
+    """Batches through the network in one pass, or one after the other with `rest` handed on."""
     outputs, rest = [], model.rest
     if passes == "apart":
         for i, x in enumerate(inputs):
@@ -114,10 +115,11 @@ def forward(
             outputs.append(network.apply(here, k, x, num_open, True))
             rest = outputs[-1].rest
         return outputs, rest
-    whole = network.apply(model, key, jnp.concatenate(inputs), num_open, True)
-    for start in range(0, len(inputs) * len(inputs[0]), len(inputs[0])):
-        rows = slice(start, start + len(inputs[0]))
+    whole, start = network.apply(model, key, jnp.concatenate(inputs), num_open, True), 0
+    for x in inputs:
+        rows = slice(start, start + len(x))
         outputs.append(Output(whole.features[rows], whole.logits[rows], whole.rest))
+        start += len(x)
     return outputs, whole.rest
 
 

@@ -1,6 +1,6 @@
 """Replay: terms of the loss that look at samples from the buffer, and what fills it.
 
-Every term that draws gets a draw of its own each step, as large as the batch.
+Every term that draws gets a draw of its own each step.
 """
 
 from typing import Literal, get_args
