@@ -94,9 +94,10 @@ def _on_grid(cfg: Settings, params: dict[str, Array], times: Array) -> Times:
         longest = round(cfg.max_delay / dt)
         return delay.dense(z, params[layer], delay_ms, dt=dt, max_steps=longest)
 
-    z = spikes.from_times(times, num_steps=steps, dt=dt)
+    z = spikes.from_times(times, num_steps=steps, dt=dt, split=True)
     _, hidden = grid.lif(_physics(cfg), None, drive(z, "hidden"), dt=dt)
-    _, output = grid.lif(_physics(cfg), None, drive(hidden, "output"), dt=dt)
+    on_time = spikes.split(hidden, dt=dt)
+    _, output = grid.lif(_physics(cfg), None, drive(on_time, "output"), dt=dt)
     return Times(
         jax.lax.stop_gradient(losses.first_spike_times(hidden, dt=dt)),
         losses.first_spike_times(output, dt=dt, substep=True),

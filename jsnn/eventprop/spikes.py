@@ -93,22 +93,50 @@ def require_drive(drive: Any) -> None:
 
 
 def from_times(
-    times: Float[Array, "B *N"], *, num_steps: int, dt: float
+    times: Float[Array, "B *N"], *, num_steps: int, dt: float, split: bool = False
 ) -> TimedSpikes:
-    """One spike a neuron at the grid step nearest to its time; none where the time is infinite or past the grid.
+    """One spike a neuron; none where the time is infinite or past the grid.
 
-    Differentiable in `times`: the gradient is that of the continuous system, taken at the rounded time.
+    Differentiable in `times`: the gradient is that of the continuous system, taken at the time on the grid.
+
+    Args:
+      times: in the unit of `dt`, not negative.
+      num_steps: T.
+      dt: time step.
+      split: share a spike out to the grid points before and after it, see `split`; otherwise it goes to the nearest.
     """
     if dt <= 0:
         raise ValueError(f"`dt` must be a positive time, got {dt}.")
     if num_steps < 1:
         raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
     finite = jnp.isfinite(times)
-    steps = jnp.round(jnp.where(finite, times, -dt) / dt)
+    at = jnp.where(finite, times, -2 * dt) / dt
     grid = jnp.arange(num_steps, dtype=times.dtype)
     grid = grid.reshape((num_steps,) + (1,) * times.ndim)
-    values = (grid == steps[None]).astype(times.dtype)
+    if split:
+        values = jnp.maximum(1.0 - jnp.abs(grid - jax.lax.stop_gradient(at)[None]), 0)
+    else:
+        values = (grid == jnp.round(at)[None]).astype(times.dtype)
     return TimedSpikes(values * time_gate(jnp.where(finite, times, 0.0))[None])
+
+
+def split(spikes: TimedSpikes, *, dt: float) -> TimedSpikes:
+    """Shares each spike out to the grid points before and after its crossing, so that it arrives on time on average.
+
+    Without it a spike counts from the grid point after its crossing, half a step late; with it the error of a layer's output falls
+    from first to second order in dt. A part of the spike then arrives before the step in which it was found, which is no matter
+    between layers, and impossible within a recurrent one.
+
+    Raises:
+      ValueError: if the spikes do not carry their `lead`.
+    """
+    if spikes.lead is None:
+        raise ValueError(
+            "`spikes` must come straight from `grid.lif`: pooled, delayed or made by hand they have no `lead`."
+        )
+    z, early = spikes.values, jax.lax.stop_gradient(spikes.lead) / dt
+    before = (z * early)[1:]
+    return TimedSpikes((z * (1.0 - early)).at[:-1].add(before))
 
 
 def time_gate(time: Array) -> Array:
