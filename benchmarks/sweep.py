@@ -1,0 +1,106 @@
+"""S members of a sweep in one program, against S runs one after another in one process; compilation counted in both.
+
+    python -m benchmarks.sweep [--members 1 4 16] [--experiments csnn_digits] [--save]
+
+`ratio` is seconds of the one program over those of the runs in turn. `turn` compiles once and calls the compiled program S times, as a careful user
+would; `anew` compiles for every run, as S calls of a script's `main` do.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import tyro
+
+from benchmarks import rows
+from experiments import csnn_mnist
+from jsnn import data, search, sweep
+
+COLUMNS = (
+    "experiment",
+    "members",
+    "seconds_one_program",
+    "seconds_in_turn",
+    "seconds_anew",
+    "ratio_in_turn",
+    "ratio_anew",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sweeps against runs one after another."""
+
+    experiments: tuple[str, ...] = ("csnn_digits",)
+    """Which programs to sweep."""
+    members: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """S, seeds in one program; one comparison each."""
+    epochs: int = 5
+    """Epochs of each run."""
+    save: bool = False
+    """Append the rows to benchmarks/results/sweep.jsonl."""
+
+
+def csnn_digits(epochs: int) -> sweep.Program:
+    """The fast convolutional network on 1,437 digits."""
+    cfg = csnn_mnist.Config(
+        pathlib.Path("unused"), data="digits", epochs=epochs, batch_size=64
+    )
+    return csnn_mnist.program(cfg, data.load("digits"))
+
+
+PROGRAMS: dict[str, Callable[[int], sweep.Program]] = {"csnn_digits": csnn_digits}
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    jax.clear_caches()
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def measure(cfg: Config, name: str, num_members: int) -> dict[str, Any]:
+    """One comparison."""
+    program = PROGRAMS[name](cfg.epochs)
+    members = search.grid([], range(num_members))
+
+    def one_program():
+        return [chunk for chunk, _ in sweep.run(program, members)]
+
+    def in_turn():
+        return [chunk for chunk, _ in sweep.run(program, members, chunk=1)]
+
+    def single():
+        return [chunk for chunk, _ in sweep.run(program, members[:1])]
+
+    together, turn = _seconds(one_program), _seconds(in_turn)
+    anew = num_members * _seconds(single)
+    return {
+        "experiment": name,
+        "members": num_members,
+        "epochs": cfg.epochs,
+        "seconds_one_program": together,
+        "seconds_in_turn": turn,
+        "seconds_anew": anew,
+        "ratio_in_turn": together / turn,
+        "ratio_anew": together / anew,
+    }
+
+
+def main(cfg: Config) -> list[dict[str, Any]]:
+    """Measures every size, prints the table, and returns the rows."""
+    context = rows.context("sweep")
+    found = [
+        context | measure(cfg, name, size)
+        for name in cfg.experiments
+        for size in cfg.members
+    ]
+    rows.report(found, COLUMNS, benchmark="sweep", keep=cfg.save)
+    return found
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
