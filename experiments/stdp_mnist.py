@@ -20,8 +20,8 @@ import numpy as np
 
 from experiments import cli
 from jsnn import augment, data, figures, metrics, runs, stdp_figures
-from jsnn.models import stdp, stdp_network, stdp_training
-from jsnn.models.stdp_training import Encoded
+from jsnn.models import stdp, stdp_network, stdp_steps, stdp_training
+from jsnn.models.stdp_steps import Encoded
 from jsnn.stdp import encode, layer
 
 
@@ -223,23 +223,25 @@ def read_out(
 def spikes_of(
     network: stdp.Network, weights: tuple[stdp_network.Weights, ...], times: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """First-spike maps of every layer for one image, before pooling, and of the decision layers the potentials' rank as lateness."""
+    """First-spike maps of every layer with a threshold for one image, before pooling; `times` is the first block's input."""
     num_steps = network.frontend().num_steps
     found = {"filters": times}
-    below = jnp.asarray(times)
-    blocks = zip(network.blocks, weights, stdp_training.names(network), strict=False)
-    for block, of_block, names in blocks:
-        inputs = layer.pooled(block.branches[0], below, num_steps)
+    inputs = jnp.asarray(times)
+    blocks = zip(network.blocks, weights, stdp_steps.names(network), strict=False)
+    for number, (block, of_block, names) in enumerate(blocks):
         for spec, w, name in zip(block.branches, of_block, names, strict=True):
             found[name] = np.asarray(layer.fire(spec, w, inputs, num_steps))
-        below = stdp_network.fire(block, of_block, inputs, num_steps)
+        if number + 1 < len(network.blocks):
+            above = network.blocks[number + 1].branches[0]
+            fired = stdp_network.fire(block, of_block, inputs, num_steps)
+            inputs = layer.pooled(above, fired, num_steps)
     return found
 
 
 def draw(
     cfg: Config,
     run: runs.Run,
-    state: stdp_training.State,
+    state: stdp_steps.State,
     prepared: Prepared,
     decided: stdp_network.Decided,
 ) -> dict[str, Any]:
@@ -249,23 +251,20 @@ def draw(
         decided.prediction, prepared.test.labels, len(prepared.class_names)
     )
     sample = int(np.argmax(decided.prediction == prepared.test.labels))
-    first = network.frontend()
-    shown = prepared.images[sample : sample + 1]
-    grey = shown[..., 0] if shown.shape[-1] == 1 else np.moveaxis(shown, -1, 1)
-    times = np.asarray(encode.spike_times(grey, first))[0]
+    image, times = prepared.images[sample], prepared.test.times[sample]
     maps = spikes_of(network, state.weights, times)
     rows = run.rows()
     found = {
         "convergence": stdp_figures.convergence(rows),
         "confusion": figures.confusion(matrix, prepared.class_names),
         "activation_maps": stdp_figures.activation_maps(
-            maps, first.num_steps, image=shown[0].mean(-1)
+            maps, network.frontend().num_steps, image=image.mean(-1)
         ),
     }
     if network.decision:
         found["history"] = figures.curves(rows)
     fields = stdp_network.fields(network, state.weights)
-    named = zip(stdp_training.names(network), fields, stdp.stages(network), strict=True)
+    named = zip(stdp_steps.names(network), fields, stdp.stages(network), strict=True)
     for names, of_block, specs in named:
         for name, images, spec in zip(names, of_block, specs, strict=True):
             options: dict[str, Any] = {"title": f"{name}: what its features look for"}
@@ -331,7 +330,7 @@ def main(cfg: Config) -> dict[str, Any]:
     prepared = prepare(cfg, network, dataset)
     count = len(prepared.train.labels)
     window = cfg.window or min(1000, max(1, count // 12))
-    schedule = stdp_training.Schedule(
+    schedule = stdp_steps.Schedule(
         network.epochs, window, cfg.doubling, cfg.patience, cfg.checkpoint_seconds
     )
     names = ("data", "seed", "ratio", "augment", "flips", "num_validation")

@@ -20,7 +20,6 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 Combine = Literal["max", "sum"]
@@ -74,12 +73,15 @@ def _convolved(images, weights, spacing: int, combine: Combine):
     shape = (height + (kh - 1) * spacing, width + (kw - 1) * spacing)
 
     def feature(kernel):  # [C, k, k]
-        field = jnp.zeros(shape)
-        for i, j in np.ndindex(kh, kw):
+        def add(n, field):
+            i, j = n // kw, n % kw
             parts = kernel[:, i, j, None, None] * images
             part = parts.max(0) if combine == "max" else parts.sum(0)
-            top, left = i * spacing, j * spacing
-            field = field.at[top : top + height, left : left + width].add(part)
+            place = (i * spacing, j * spacing)
+            there = jax.lax.dynamic_slice(field, place, (height, width))
+            return jax.lax.dynamic_update_slice(field, there + part, place)
+
+        field = jax.lax.fori_loop(0, kh * kw, add, jnp.zeros(shape))
         return field if combine == "sum" else jnp.maximum(field, 0.0)
 
     return jax.lax.map(feature, weights)

@@ -4,6 +4,7 @@ Both are a `Sequence` of two: layer 0 gives features, the rest is the head with 
 themselves, as nearest-mean classifiers want them, and `activity` sees one flat list of layers.
 """
 
+import math
 from typing import Literal
 
 from flax import nnx
@@ -124,7 +125,7 @@ def cil_small_cnn(
         layers.Conv(width, 2 * width, 3, stride=2, init="kaiming", rngs=rngs),
         layers.Neurons(neuron),
     )
-    pixels = [-(-(-(-side // stride)) // 2) for side in (height, breadth)]
+    pixels = [math.ceil(math.ceil(side / stride) / 2) for side in (height, breadth)]
     num_features = pixels[0] * pixels[1] * 2 * width
     return _with_head(features, num_features, capacity, neuron, read_out, rngs)
 

@@ -28,11 +28,26 @@ class Block:
       inhibited: of the input's spikes at one position only the first counts in training.
       skip: whether the pooled input goes around the layers as well: map f of the output is merged by `or` with map f modulo C of the
         input, so that the earlier of two spikes counts.
+
+    Raises:
+      ValueError: if branches pool or pad differently, or maps that are to be merged differ in size.
     """
 
     branches: tuple[Conv, ...]
     inhibited: bool = False
     skip: bool = False
+
+    def __post_init__(self):
+        edges = {(spec.pool, spec.pool_padding, spec.pad) for spec in self.branches}
+        if len(edges) != 1:
+            raise ValueError(
+                f"`branches` must have one `pool`, `pool_padding` and `pad` in common, got {sorted(edges)}."
+            )
+        kernel, pad = min(s.kernel for s in self.branches), self.branches[0].pad
+        if self.skip and kernel != 2 * pad + 1:
+            raise ValueError(
+                f"`skip` needs a smallest `kernel` of 2 * pad + 1 = {2 * pad + 1}, so that the map keeps its size, got {kernel}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

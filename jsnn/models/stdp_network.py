@@ -21,7 +21,7 @@ from jsnn.stdp import encode, inhibition, layer, waves
 from jsnn.stdp.layer import Decision
 
 Weights = tuple[Float[Array, "F C k k"], ...]  # of one block
-_BATCH = 1000  # images a call: bounds memory
+_BATCH = 250  # images a call: bounds memory, and what filling up the last one costs
 
 
 class Decided(NamedTuple):
@@ -46,18 +46,20 @@ def init(key: Array, network: Network) -> tuple[Weights, ...]:
 
 
 def in_batches(run: Callable[[Any], Any], images: Any) -> Any:
-    """`run` on batches of images, its results put together as NumPy arrays; one compilation serves all batches."""
-    count, parts = len(images), []
-    for start in range(0, count, _BATCH):
+    """`run` on batches of images, its results put together as NumPy arrays.
+
+    The last batch is filled up with zeros, whose results are cut off again, so that one compilation serves sets of every size.
+    """
+    parts, tree = [], None
+    for start in range(0, len(images), _BATCH):
         batch = np.asarray(images[start : start + _BATCH])
         size = len(batch)
-        if size < _BATCH < count:
-            fill = [(0, _BATCH - size)] + [(0, 0)] * (batch.ndim - 1)
-            batch = np.pad(batch, fill)
-        found = run(jnp.asarray(batch))
-        parts.append([np.asarray(x)[:size] for x in jax.tree.leaves(found)])
-        tree = jax.tree.structure(found)
+        fill = [(0, _BATCH - size)] + [(0, 0)] * (batch.ndim - 1)
+        found = run(jnp.asarray(np.pad(batch, fill) if size < _BATCH else batch))
+        leaves, tree = jax.tree.flatten(found)
+        parts.append([np.asarray(x)[:size] for x in leaves])
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    assert tree is not None, "a data set holds an image"
     return jax.tree.unflatten(tree, columns)
 
 

@@ -1,211 +1,29 @@
 """Trains the networks of `jsnn.models.stdp` through a run folder: layer after layer, resumable at any image.
 
-Layers without labels come first, each for its epochs on inputs that are computed once and kept; then the decision by R-STDP, until the
-validation set has not improved for a while. What happens at which image depends on the key and the position alone, and a checkpoint
+A layer's input is computed once and kept while it learns; R-STDP goes on until the validation set has not improved for a while. What happens at which image depends on the key and the position alone, and a checkpoint
 holds all of the rest, so a killed run ends as one that was not. Finished layers are also written to `layers/`, with a
 fingerprint of everything they depend on, and any run for which the fingerprint is the same may take them over.
 
 Axes: N images, L layers side by side.
 """
 
-import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from jsnn import checkpoint
-from jsnn.models import stdp_network
-from jsnn.models.stdp import Modulated, Network, stages
-from jsnn.models.stdp_network import Weights
+from jsnn.models import stdp_network, stdp_steps
+from jsnn.models.stdp import Network
+from jsnn.models.stdp_steps import Encoded, Part, Schedule, State
 from jsnn.runs import Run
-from jsnn.stdp import joint, reward, train
-from jsnn.stdp.plasticity import Doubling, Rates
-
-
-class Encoded(NamedTuple):
-    """Images as the first block's input, and their classes."""
-
-    times: Any  # uint8 [N, C, H, W]
-    labels: Any  # int32 [N]
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """How long, and when what is saved.
-
-    Attributes:
-      epochs: one number a block and, last, at most so many of the decision.
-      window: images between two rows of metrics, and between two adaptations of the rates of R-STDP.
-      doubling: images after which the rates of STDP double, up to 0.15 for synapses that are strengthened.
-      patience: R-STDP ends when the validation set has not improved for more epochs than this.
-      checkpoint_seconds: between checkpoints, at the end of a window.
-    """
-
-    epochs: tuple[int, ...]
-    window: int = 1000
-    doubling: int = 500
-    patience: int = 5
-    checkpoint_seconds: float = 60.0
-
-    def __post_init__(self):
-        if min(self.window, self.doubling, *self.epochs) < 1:
-            raise ValueError(
-                f"`epochs`, `window` and `doubling` must be at least 1, got {self.epochs}, {self.window} and {self.doubling}."
-            )
-        if self.patience < 0 or not self.checkpoint_seconds >= 0:
-            raise ValueError(
-                f"`patience` and `checkpoint_seconds` must not be negative, got {self.patience} and {self.checkpoint_seconds}."
-            )
-
-
-class State(NamedTuple):
-    """Everything that a run needs in order to go on: saved and restored as a whole."""
-
-    weights: tuple[Weights, ...]
-    rates: Rates  # of the layer that learns without labels
-    count: Int[Array, ""]  # images since they last doubled
-    rewards: tuple[tuple[Rates, Rates], ...]  # of the layers in R-STDP
-    best: tuple[Weights, ...]  # weights of the best epoch of R-STDP
-    best_accuracy: Float[Array, ""]
-    best_epoch: Int[Array, ""]
-    part: Int[Array, ""]  # layers finished
-    epoch: Int[Array, ""]  # of the layer in training
-    done: Int[Array, ""]  # images of the epoch
-    step: Int[Array, ""]  # images in all
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One layer that learns by itself, or, last, the decision."""
-
-    name: str
-    block: int
-    branch: int
-
-
-def names(network: Network) -> list[list[str]]:
-    """Names of all layers, listed as `stages`: `layer 1`, and of layers side by side `layer 3a`, `layer 3b`."""
-    return [
-        [f"layer {n}" + ("abcdefgh"[i] if len(s) > 1 else "") for i in range(len(s))]
-        for n, s in enumerate(stages(network), 1)
-    ]
-
-
-def parts(network: Network) -> list[Part]:
-    """What is trained one after another."""
-    found = [
-        Part(name, block, branch)
-        for block, of_block in enumerate(names(network)[: len(network.blocks)])
-        for branch, name in enumerate(of_block)
-    ]
-    if network.decision:
-        found.append(Part("decision", len(network.blocks), 0))
-    return found
-
-
-def _reward_params(network: Network) -> list[reward.RewardParams]:
-    """Of the modulated layer, if there is one, and the decision layers: every layer that R-STDP trains."""
-    found = [reward.RewardParams() for _ in network.decision]
-    if network.modulated:
-        rates = map(Rates._make, (network.modulated.reward, network.modulated.punish))
-        bounds = train.STDPParams(0.0).bounds
-        found.insert(0, reward.RewardParams(*rates, bounds=bounds))
-    return found
-
-
-def start(key: Array, network: Network) -> State:
-    """The state before the first image."""
-
-    def arrays(tree):
-        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
-
-    weights = stdp_network.init(key, network)
-    zero = jnp.zeros((), jnp.int32)
-    return State(
-        weights,
-        arrays(Rates(0.004, -0.003)),
-        zero,
-        tuple(arrays((p.reward, p.punish)) for p in _reward_params(network)),
-        _learning(network, weights),
-        jnp.float32(-1),
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-    )
-
-
-def _learning(network: Network, weights: tuple[Weights, ...]) -> tuple[Weights, ...]:
-    """Those weights that R-STDP changes."""
-    return weights[len(network.blocks) - bool(network.modulated) :]
-
-
-def _with(network: Network, weights, learnt) -> tuple[Weights, ...]:
-    """All weights, with those that R-STDP changes exchanged for others."""
-    return (*weights[: len(weights) - len(learnt)], *learnt)
-
-
-@functools.partial(jax.jit, static_argnames=("spec", "num_steps"))
-def _unsupervised(state, inputs, order, length, every, *, spec, num_steps):
-    """Shows the first `length` images of `order` to one layer."""
-    params = train.params(spec)._replace(doubling=Doubling(every))
-
-    def body(i, state):
-        return train.step(spec, state, inputs[order[i]], params, num_steps)[0]
-
-    state = jax.lax.fori_loop(0, length, body, state)
-    return state, train.convergence(state.weights)
-
-
-@functools.partial(jax.jit, static_argnames=("network",))
-def _rewarded(states, inputs, labels, order, learns, *, network):
-    """Shows one window, filled up with −1, to all layers that R-STDP trains; returns decisions too."""
-    params, size = _reward_params(network), len(order)
-    if network.modulated:
-        hidden, decision = network.blocks[-1].branches[0], network.decision[0]
-        state, verdicts = joint.run(
-            (hidden, decision),
-            joint.JointState(*states),
-            inputs,
-            labels,
-            order,
-            joint.JointParams(hidden.threshold, *params),
-            network.frontend().num_steps,
-            learns=learns[None],
-            window=size,
-        )
-        states, decisions = tuple(state), verdicts.decision
-    else:
-        same = (inputs,) * len(network.decision)
-        states, verdicts = reward.run_committee(
-            network.decision,
-            states,
-            same,
-            labels,
-            order,
-            params[-1],
-            vote=stdp_network.majority,
-            window=size,
-        )
-        decisions = stdp_network.majority(jnp.stack([v.decision for v in verdicts]))
-    return states, decisions, [train.convergence(s.weights) for s in states]
-
-
-def evaluate(network: Network, weights: tuple[Weights, ...], inputs: Any):
-    """Decisions on what stands in front of R-STDP: the last block's input if that is modulated, else the decision's."""
-    if network.modulated:
-        number = len(network.blocks) - 1
-        inputs = stdp_network.respond(network, number, weights[number], inputs)
-    return stdp_network.decide(network.decision, weights[-1], inputs)
+from jsnn.stdp import train
+from jsnn.stdp.plasticity import Rates
 
 
 class Clock:
@@ -232,9 +50,10 @@ class _Session:
     def __init__(self, run: Run, network: Network, key: Array, schedule: Schedule):
         self.run, self.network, self.schedule = run, network, schedule
         key_init, self.key = jax.random.split(key)
-        self.state = run.restore(start(key_init, network))
+        self.state = run.restore(stdp_steps.start(key_init, network))
         run.rewind(int(self.state.step))
         self.clock, self.saved = Clock(run.rows()), time.monotonic()
+        self._order: tuple[tuple[int, int], np.ndarray] | None = None
 
     def save(self) -> None:
         checkpoint.save(self.run.checkpoints, int(self.state.step), self.state)
@@ -246,8 +65,12 @@ class _Session:
 
     def order(self, part: int, count: int) -> np.ndarray:
         """The epoch's permutation of all images."""
-        key = jax.random.fold_in(jax.random.fold_in(self.key, part), self.state.epoch)
-        return np.asarray(jax.random.permutation(key, count))
+        epoch = (part, int(self.state.epoch))
+        if self._order is None or self._order[0] != epoch:
+            key = jax.random.fold_in(jax.random.fold_in(self.key, part), epoch[1])
+            shuffled = np.asarray(jax.random.permutation(key, count))
+            self._order = (epoch, shuffled)
+        return self._order[1]
 
     def window(self, order: np.ndarray) -> tuple[np.ndarray, int]:
         """The next images, filled up with −1, and how many there are."""
@@ -270,9 +93,9 @@ class _Session:
         )
 
     def log(self, split: str, layer: str, count: int, **values: Any) -> dict[str, Any]:
-        epoch = int(self.state.epoch) + int(self.state.done) / count
+        seen = int(self.state.epoch) * count + int(self.state.done)
         row = {"split": split, "layer": layer, "step": int(self.state.step)}
-        row |= {"epoch": epoch, "seen": round(epoch * count), **values}
+        row |= {"epoch": seen / count, "seen": seen, **values}
         self.run.log(row | self.clock.read())
         return row
 
@@ -284,17 +107,10 @@ class _Session:
         self.state = self.state._replace(
             part=part, epoch=zero, done=zero, count=zero, rates=rates
         )
-        if int(part) == len(parts(self.network)) - bool(self.network.decision):
-            learnt = _learning(self.network, self.state.weights)
+        if int(part) == len(stdp_steps.parts(self.network)) - 1:  # R-STDP is next
+            learnt = stdp_steps.learning(self.network, self.state.weights)
             self.state = self.state._replace(best=learnt)
         self.save()
-
-
-def _exchange(weights: tuple[Weights, ...], part: Part, new: Array):
-    """All weights, with those of one layer replaced."""
-    block = list(weights[part.block])
-    block[part.branch] = new
-    return (*weights[: part.block], tuple(block), *weights[part.block + 1 :])
 
 
 def _train_layer(session: _Session, part: Part, inputs: Array, bar: Any) -> None:
@@ -302,7 +118,7 @@ def _train_layer(session: _Session, part: Part, inputs: Array, bar: Any) -> None
     network, count = session.network, len(inputs)
     spec = network.blocks[part.block].branches[part.branch]
     run = functools.partial(
-        _unsupervised, spec=spec, num_steps=network.frontend().num_steps
+        stdp_steps.unsupervised, spec=spec, num_steps=network.frontend().num_steps
     )
     number = int(session.state.part)
     while int(session.state.epoch) < session.schedule.epochs[part.block]:
@@ -315,7 +131,7 @@ def _train_layer(session: _Session, part: Part, inputs: Array, bar: Any) -> None
         after, index = run(before, inputs, order, shown, session.schedule.doubling)
         index = float(index)  # waits for the device
         session.clock.train_seconds += time.monotonic() - began
-        weights = _exchange(state.weights, part, after.weights)
+        weights = stdp_steps.exchange(state.weights, part, after.weights)
         session.moved(
             shown, count, weights=weights, rates=after.rates, count=after.count
         )
@@ -345,12 +161,12 @@ def _train_decision(
         state = session.state
         order, shown = session.window(session.order(number, count))
         began = time.monotonic()
-        found = _rewarded(
-            _reward_states(network, state),
+        found = stdp_steps.rewarded(
+            stdp_steps.reward_states(network, state),
             inputs,
             labels,
             order,
-            _learns(network.modulated, state, schedule),
+            stdp_steps.learns(network.modulated, state, schedule),
             network=network,
         )
         states, decisions, indices = jax.block_until_ready(found)
@@ -358,10 +174,12 @@ def _train_decision(
         session.moved(
             shown,
             count,
-            weights=_with(network, state.weights, _by_block(network, states)),
+            weights=stdp_steps.with_learnt(
+                network, state.weights, stdp_steps.by_block(network, states)
+            ),
             rewards=tuple((s.reward, s.punish) for s in states),
         )
-        quality = _quality(decisions[:shown], labels[order[:shown]])
+        quality = stdp_steps.quality(decisions[:shown], labels[order[:shown]])
         index = float(indices[-1])
         session.log("train", "decision", count, **quality, convergence=index)
         bar.update(shown)
@@ -370,7 +188,9 @@ def _train_decision(
             _end_epoch(session, validation, count, bar)
         session.save_if_due()
     session.state = session.state._replace(
-        weights=_with(network, session.state.weights, session.state.best)
+        weights=stdp_steps.with_learnt(
+            network, session.state.weights, session.state.best
+        )
     )
 
 
@@ -379,70 +199,26 @@ def _end_epoch(
 ) -> None:
     """Evaluates an epoch and keeps its weights if they are the best; without a validation set every epoch's."""
     state, network = session.state, session.network
-    learnt = _learning(network, state.weights)
+    learnt = stdp_steps.learning(network, state.weights)
     if validation is None:
         session.state = state._replace(best=learnt, best_epoch=state.epoch)
         return
-    decided = evaluate(network, state.weights, validation.times)
-    quality = _quality(decided.prediction, validation.labels)
+    decided = stdp_steps.evaluate(network, state.weights, validation.times)
+    quality = stdp_steps.quality(decided.prediction, validation.labels)
     row = session.log("validation", "decision", count, **quality)
     bar.write(
         f"R-STDP epoch {row['epoch']:3.0f}  validation accuracy {100 * row['accuracy']:6.2f} %  silent {100 * row['silent']:.2f} %"
     )
-    if quality["accuracy"] >= float(state.best_accuracy):
+    accuracy = jnp.float32(quality["accuracy"])
+    if accuracy >= state.best_accuracy:
         session.state = state._replace(
-            best=learnt,
-            best_accuracy=jnp.float32(quality["accuracy"]),
-            best_epoch=state.epoch,
+            best=learnt, best_accuracy=accuracy, best_epoch=state.epoch
         )
 
 
 def _stale(state: State, schedule: Schedule, validation: Encoded | None) -> bool:
     waited = int(state.epoch) - int(state.best_epoch)
     return validation is not None and waited > schedule.patience
-
-
-def _learns(modulated: Modulated | None, state: State, schedule: Schedule) -> Array:
-    """Whether the modulated and the decision layer learn in this window."""
-    turn = (int(state.epoch) + int(state.done) // schedule.window) % 2 == 0
-    alternate = modulated is not None and modulated.how == "alternate"
-    return jnp.array([turn, not turn] if alternate else [True, True])
-
-
-def _reward_states(network: Network, state: State) -> tuple[reward.RewardState, ...]:
-    flat = [w for block in _learning(network, state.weights) for w in block]
-    pairs = zip(flat, state.rewards, strict=True)
-    return tuple(reward.RewardState(w, *rates) for w, rates in pairs)
-
-
-def _by_block(network: Network, states) -> tuple[Weights, ...]:
-    flat = [s.weights for s in states]
-    if not network.modulated:
-        return (tuple(flat),)
-    return (flat[0],), tuple(flat[1:])
-
-
-def _quality(decisions: Any, labels: Any) -> dict[str, float]:
-    """Fractions right, wrong and silent; silence is neither right nor wrong."""
-    found, labels = np.asarray(decisions), np.asarray(labels)
-    hits, silent = float(np.mean(found == labels)), float(np.mean(found < 0))
-    return {"accuracy": hits, "loss": 1.0 - hits - silent, "silent": silent}
-
-
-def fingerprints(network: Network, schedule: Schedule, data: Any) -> list[str]:
-    """Of every layer that learns without labels: what it depends on, `data` included, as a hash."""
-    frontend = network.frontend()
-    parts_so_far: list[Any] = [
-        data,
-        schedule.doubling,
-        {k: np.asarray(v).tolist() for k, v in vars(frontend).items()},
-    ]
-    found = []
-    for block, epochs in zip(network.blocks, schedule.epochs, strict=False):
-        parts_so_far.append([dataclasses.asdict(block), epochs])
-        text = json.dumps(parts_so_far, sort_keys=True, default=str)
-        found += [hashlib.sha256(text.encode()).hexdigest()] * len(block.branches)
-    return found
 
 
 def _path(folder: pathlib.Path, part: Part) -> pathlib.Path:
@@ -464,7 +240,7 @@ def _take_over(
         epochs = jnp.int32(session.schedule.epochs[part.block])
         state = session.state
         session.state = state._replace(
-            weights=_exchange(state.weights, part, weights),
+            weights=stdp_steps.exchange(state.weights, part, weights),
             epoch=epochs,
             done=jnp.int32(0),
             step=state.step + epochs * count,
@@ -517,7 +293,8 @@ def drive(
     from tqdm import tqdm
 
     session = _Session(run, network, key, schedule)
-    todo, marks = parts(network), fingerprints(network, schedule, data)
+    todo = stdp_steps.parts(network)
+    marks = stdp_steps.fingerprints(network, schedule, data)
     count = len(held[0].labels)
     epochs = [schedule.epochs[p.block] for p in todo]
     with tqdm(
