@@ -9,7 +9,7 @@ The bracket is the stabiliser. STDP has $a_{ltp} > 0 > a_{ltd}$, anti-STDP the o
 are clipped to $[w_{low}, w_{high}]$, winners' and others'. Reference: Mozafari et al., Pattern Recognition 94 (2019) 87.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,7 @@ def learn(
     bounds: Bounds,
     *,
     stabilise: bool,
+    clip: Literal["all", "winners"] = "all",
 ) -> Float[Array, "F C k k"]:
     """Weights after one image. With anti-STDP's rates it unlearns; with zero rates it only clips.
 
@@ -65,6 +66,7 @@ def learn(
       rates: of this image.
       bounds: of all weights.
       stabilise: whether changes vanish towards the bounds.
+      clip: `"winners"` leaves other weights alone, which is the same, and cheaper, once all lie within the bounds.
     """
     rates, bounds = as_arrays(rates), as_arrays(bounds)
     feature, row, column = winners.index.T
@@ -75,9 +77,16 @@ def learn(
     seen = jax.vmap(window)(row, column) <= winners.times[:, None, None, None]
     w = weights[feature]
     new = w + change(w, seen, rates, bounds, stabilise=stabilise)
+    new = jnp.clip(new, bounds.low, bounds.high)
     # A missing winner, -1, is sent out of range and dropped.
     feature = jnp.where(feature >= 0, feature, weights.shape[0])
     weights = weights.at[feature].set(new, mode="drop", unique_indices=True)
+    return weights if clip == "winners" else clipped(weights, bounds)
+
+
+def clipped(weights: Float[Array, "*K"], bounds: Bounds) -> Float[Array, "*K"]:
+    """Weights within their bounds."""
+    bounds = as_arrays(bounds)
     return jnp.clip(weights, bounds.low, bounds.high)
 
 

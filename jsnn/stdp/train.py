@@ -1,7 +1,8 @@
 """Unsupervised training of one layer: a pass over images as one `lax.scan`, to `jit` and to `vmap` over seeds and rates."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
@@ -49,8 +50,10 @@ def step(
     inputs: UInt8[Array, "C H W"],
     params: STDPParams,
     num_steps: int,
+    *,
+    clip: Literal["all", "winners"] = "all",
 ) -> tuple[STDPState, Winners]:
-    """One image: rates double when due, winners are found, and they learn."""
+    """One image: rates double when due, winners are found, and they learn. `clip` is that of `plasticity.learn`."""
     rates, count = plasticity.doubled(state.rates, state.count, params.doubling)
     winners = layer.compete(
         spec, state.weights, inputs, num_steps, threshold=params.threshold
@@ -62,6 +65,7 @@ def step(
         rates,
         params.bounds,
         stabilise=spec.stabilise,
+        clip=clip,
     )
     return STDPState(weights, rates, count), winners
 
@@ -88,10 +92,26 @@ def run(
       The new state, and the winners of every image, with a leading axis S.
     """
 
-    def body(state, i):
-        return step(spec, state, inputs[i], params, num_steps)
+    count = order.shape[0]
+    winners = Winners(
+        jnp.full((count, spec.num_winners, 3), -1, jnp.int32),
+        jnp.full((count, spec.num_winners), num_steps, jnp.uint8),
+        jnp.zeros((count, spec.num_winners), state.weights.dtype),
+    )
 
-    return lax.scan(body, state, order)
+    def one(i, carry):
+        state, winners = carry
+        state, new = step(spec, state, inputs[order[i]], params, num_steps, clip="winners")
+        return state, jax.tree.map(lambda all_, x: all_.at[i].set(x), winners, new)
+
+    def stretch(carry, ends):
+        state, winners = lax.fori_loop(ends[0], ends[1], one, carry)
+        weights = plasticity.clipped(state.weights, params.bounds)
+        return (state._replace(weights=weights), winners), None
+
+    # Every image clips all weights, which changes any but the winners' at the first image only: a stretch of its own.
+    cuts = jnp.array([[0, min(1, count)], [min(1, count), count]], jnp.int32)
+    return lax.scan(stretch, (state, winners), cuts)[0]
 
 
 def convergence(weights: Float[Array, "F C k k"]) -> Float[Array, ""]:
