@@ -47,15 +47,15 @@ class Config:
     """Number of seeds, from --seed on, trained in one program; figures are of the first."""
     seeds_at_once: int = 1
     """How many of them are vmapped; the others wait in a loop. On a GPU take all, on a CPU 1 is fastest."""
-    epochs: int = 60
+    epochs: int = 40
     """Passes over the training set."""
     batch_size: int = 32
     """Points a step."""
     lr: float = 5e-3
     """Adam's step size at the start."""
-    lr_decay: float = 0.95
+    lr_decay: float = 0.92
     """Factor on the step size each epoch."""
-    T: float = 50.0
+    T: float = 40.0
     """Length of a trial."""
     dt: float = 1.0
     """Time step of the grid; the output's spikes are read between its points."""
@@ -71,9 +71,9 @@ class Config:
     """Weight of the term that asks the right neuron to be early."""
     tau_early: float = 6.4
     """Its time scale."""
-    max_spikes: int = 4
+    max_spikes: int = 3
     """Events: budget of spikes of a hidden neuron."""
-    max_events: int = 250
+    max_events: int = 160
     """Events: budget of spikes of the hidden layer."""
     validation: bool = False
     """Evaluate on the 1,000 validation points during training and leave the test points for the end."""
