@@ -327,6 +327,7 @@ def main(cfg: Config) -> dict[str, Any]:
         resume=cfg.resume,
         tensorboard=cfg.tensorboard,
     )
+    clock = stdp_training.Clock(run.rows())
     prepared = prepare(cfg, network, dataset)
     count = len(prepared.train.labels)
     window = cfg.window or min(1000, max(1, count // 12))
@@ -334,7 +335,7 @@ def main(cfg: Config) -> dict[str, Any]:
         network.epochs, window, cfg.doubling, cfg.patience, cfg.checkpoint_seconds
     )
     names = ("data", "seed", "ratio", "augment", "flips", "num_validation")
-    state, clock = stdp_training.drive(
+    state = stdp_training.drive(
         run,
         network,
         jax.random.key(cfg.seed),
@@ -342,6 +343,7 @@ def main(cfg: Config) -> dict[str, Any]:
         schedule,
         data={name: config[name] for name in names},
         reuse=list(cfg.reuse),
+        clock=clock,
         progress=cfg.progress,
     )
     decided = read_out(network, state.weights, prepared.train, prepared.test)

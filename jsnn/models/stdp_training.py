@@ -47,12 +47,14 @@ class Clock:
 class _Session:
     """One process's part of a run: what the stages share."""
 
-    def __init__(self, run: Run, network: Network, key: Array, schedule: Schedule):
+    def __init__(
+        self, run: Run, network: Network, key: Array, schedule: Schedule, clock: Clock
+    ):
         self.run, self.network, self.schedule = run, network, schedule
         key_init, self.key = jax.random.split(key)
         self.state = run.restore(stdp_steps.start(key_init, network))
         run.rewind(int(self.state.step))
-        self.clock, self.saved = Clock(run.rows()), time.monotonic()
+        self.clock, self.saved = clock, time.monotonic()
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
 
     def save(self) -> None:
@@ -270,8 +272,9 @@ def drive(
     *,
     data: Any = None,
     reuse: list[pathlib.Path] | None = None,
+    clock: Clock | None = None,
     progress: bool = True,
-) -> tuple[State, Clock]:
+) -> State:
     """Trains from `key`, or from the newest checkpoint, to the end.
 
     Args:
@@ -282,17 +285,18 @@ def drive(
       schedule: epochs and intervals.
       data: whatever decides `held` and `key`, for the fingerprints of finished layers; it must survive JSON.
       reuse: folders of other runs, whose finished layers are taken over where they are those that this run would train.
+      clock: one that already runs, to count what came before.
       progress: show a progress bar.
 
     Returns:
-      The state, with the weights of the best epoch on the validation set (of the last, without one), and the clock.
+      The state, with the weights of the best epoch on the validation set, or of the last epoch without one.
 
     Raises:
       FloatingPointError: if weights become NaN or infinite.
     """
     from tqdm import tqdm
 
-    session = _Session(run, network, key, schedule)
+    session = _Session(run, network, key, schedule, clock or Clock(run.rows()))
     todo = stdp_steps.parts(network)
     marks = stdp_steps.fingerprints(network, schedule, data)
     count = len(held[0].labels)
@@ -320,7 +324,7 @@ def drive(
                 _train_layer(session, part, seen, bar)
             _write_layer(session, part, marks[number])
             session.finished()
-    return session.state, session.clock
+    return session.state
 
 
 def _seen(network: Network, block: int, inputs: Any) -> Array:
