@@ -8,7 +8,7 @@ Axes: N images of a data set, B batch, C classes, S steps of a stretch.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ class Trainer(NamedTuple):
         share one compilation; a stretch must not cross the end of an epoch.
       evaluate: `(model, images, labels) -> Evaluation`.
       train: `(key, images, labels, num_epochs) -> (state, StepMetrics)`: all epochs at once, metrics `[epochs, S]`.
-      steps_per_epoch: number of whole batches in the training set; the remainder of each epoch's shuffle is left out.
+      steps_per_epoch: number of batches.
     """
 
     init: Callable[[Array], TrainState]
@@ -93,6 +93,7 @@ def trainer(
     num_train: int,
     batch_size: int,
     eval_batch_size: int | None = None,
+    remainder: Literal["drop", "keep"] = "drop",
     mesh: Mesh | None = None,
 ) -> Trainer:
     """Builds the pure functions of one training problem.
@@ -102,6 +103,8 @@ def trainer(
       optimizer: any Optax transformation; schedules count optimiser steps.
       num_train: N, number of training samples.
       batch_size: B. Each epoch visits N // B batches of a fresh shuffle.
+      remainder: what becomes of the N % B samples left: `"drop"` leaves them out of this epoch, `"keep"` makes a smaller last
+        batch of them.
       eval_batch_size: samples evaluated at a time; `batch_size` if None.
       mesh: devices to cut each batch over; see `jsnn.mesh`.
 
@@ -118,7 +121,9 @@ def trainer(
         raise ValueError(
             f"`eval_batch_size` must be at least 1, got {eval_batch_size}."
         )
-    steps_per_epoch = num_train // batch_size
+    steps_per_epoch, left = divmod(num_train, batch_size)
+    left = left if remainder == "keep" else 0
+    steps_per_epoch += left > 0
 
     def init(key: Array) -> TrainState:
         key_init, key_run = jax.random.split(key)
@@ -150,12 +155,23 @@ def trainer(
         shuffle = jax.random.fold_in(jax.random.fold_in(state.key, 0), epoch)
         order = jax.random.permutation(shuffle, num_train)
 
+        def take(state, batch):
+            samples = meshes.shard_batch((images[batch], labels[batch]), mesh)
+            return step(state, *samples)
+
+        def whole(state):
+            start = state.step % steps_per_epoch * batch_size
+            return take(state, jax.lax.dynamic_slice_in_dim(order, start, batch_size))
+
         def body(i, carry):
             state, metrics = carry
-            start = state.step % steps_per_epoch * batch_size
-            batch = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
-            samples = meshes.shard_batch((images[batch], labels[batch]), mesh)
-            state, new = step(state, *samples)
+            if left:
+                last = state.step % steps_per_epoch == steps_per_epoch - 1
+                state, new = jax.lax.cond(
+                    last, lambda s: take(s, order[-left:]), whole, state
+                )
+            else:
+                state, new = whole(state)
             return state, jax.tree.map(
                 lambda m, x: m.at[i].set(x), metrics, StepMetrics(*new)
             )

@@ -115,6 +115,29 @@ def test_an_epoch_visits_each_sample_at_most_once_in_an_order_of_its_own(key):
     assert not np.array_equal(seen, other)
 
 
+def test_a_kept_remainder_makes_a_smaller_last_batch(key):
+    """23 samples in batches of 5: five steps, the last of 3 samples, with the mean over these 3."""
+    trainer = training.trainer(
+        task(capacity=10),
+        optax.sgd(0.0),
+        num_train=N,
+        batch_size=5,
+        remainder="keep",
+    )
+    assert trainer.steps_per_epoch == 5
+    x, labels = data()
+    state, metrics = jax.jit(trainer.train, static_argnums=3)(key, x, labels, 2)
+    seen = np.asarray(state.model.rest["seen"])
+    for epoch in (seen[:5], seen[5:]):
+        assert sorted(epoch[epoch >= 0]) == list(range(N))
+        assert [int((batch >= 0).sum()) for batch in epoch] == [5, 5, 5, 5, 3]
+    assert not np.array_equal(seen[:5], seen[5:])
+    assert metrics.loss.shape == (2, 5)
+    last = seen[4][:3]
+    value, *_ = task().predict(state.model, x[last], labels[last])
+    np.testing.assert_allclose(metrics.loss[0, 4], value.mean(), rtol=1e-6)
+
+
 def test_every_step_draws_from_a_key_of_its_own(key):
     draws = run_epochs(key, 3)[0].model.rest["draws"]
     assert len(set(np.asarray(draws).tolist())) == 12
