@@ -64,27 +64,30 @@ def stream(num: int, labels=None):
 
 
 def test_reservoir_is_algorithm_r(key):
-    batches = stream(60)
-    slots, seen, clashes = [-1] * 16, 0, 0
+    batches, clashes = stream(60), 0
     draw = toy.jit(lambda k, n: jax.random.randint(k, (8,), 0, n))
-    for k, batch in zip(jax.random.split(key, len(batches)), batches, strict=True):
-        valid = np.asarray(batch.batch.valid)
-        order = seen + np.cumsum(valid) - 1
-        drawn = np.asarray(draw(k, np.maximum(order, 0) + 1))
-        taken = set()
-        for i in np.flatnonzero(valid):
-            slot = seen if seen < 16 else int(drawn[i])
-            seen += 1
-            if slot < 16:
-                clashes += slot in taken
-                taken.add(slot)
-                slots[slot] = int(batch.batch.images[i, 0])
-    buffer = toy.jit(offer(16, batches))(key)
-    assert held(buffer) == slots
+    run = toy.jit(offer(16, batches))
+    for number in range(4):
+        here, slots, seen = jax.random.fold_in(key, number), [-1] * 16, 0
+        keys = jax.random.split(here, len(batches))
+        for k, batch in zip(keys, batches, strict=True):
+            valid = np.asarray(batch.batch.valid)
+            order = seen + np.cumsum(valid) - 1
+            drawn = np.asarray(draw(k, np.maximum(order, 0) + 1))
+            taken = set()
+            for i in np.flatnonzero(valid):
+                slot = seen if seen < 16 else int(drawn[i])
+                seen += 1
+                if slot < 16:
+                    clashes += slot in taken
+                    taken.add(slot)
+                    slots[slot] = int(batch.batch.images[i, 0])
+        buffer = run(here)
+        assert held(buffer) == slots
+        assert seen == 60 == int(buffer.num_seen.sum())
+        np.testing.assert_array_equal(buffer.logits[:, 0], buffer.images[:, 0])
+        np.testing.assert_array_equal(buffer.labels, np.asarray(slots) % C)
     assert clashes > 0  # two samples of a batch wanted one slot: the later one has it
-    assert seen == 60 == int(buffer.num_seen.sum())
-    np.testing.assert_array_equal(buffer.logits[:, 0], buffer.images[:, 0])
-    np.testing.assert_array_equal(buffer.labels, np.asarray(slots) % C)
 
 
 def inclusion(run, num: int, repeats: int, key) -> np.ndarray:

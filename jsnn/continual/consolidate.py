@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
 from jsnn.continual.buffer import Batch
-from jsnn.continual.method import Border, Part, cross_entropy
-from jsnn.continual.network import Network, evaluate
+from jsnn.continual.method import Border, Part
+from jsnn.continual.network import Network, cross_entropy, evaluate
 from jsnn.layers import Model
 
 

@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jsnn.continual import buffer as buffers
 from jsnn.continual import distil
 from jsnn.continual.buffer import Buffer, Replay
-from jsnn.continual.method import Border, Part, Scope, Step, cross_entropy
-from jsnn.continual.network import Head, evaluate, map_samples
+from jsnn.continual.method import Border, Part, Scope, Step
+from jsnn.continual.network import Head, cross_entropy, evaluate, map_samples
 from jsnn.layers import Model
 
 

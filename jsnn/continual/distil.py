@@ -14,8 +14,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jsnn.continual.buffer import mean_of
-from jsnn.continual.method import Border, Part, Scope, Step, cross_entropy
-from jsnn.continual.network import Network, evaluate
+from jsnn.continual.method import Border, Part, Scope, Step
+from jsnn.continual.network import Network, cross_entropy, evaluate
 from jsnn.layers import Model
 
 _CLOSED = -1e30  # stands for -inf where 0 times it must be 0
@@ -181,9 +181,7 @@ def icarl_loss() -> Part:
     def loss(network, step: Step, teacher: Teacher, settings) -> Array:
         logits = step.output.logits
         target = ask(network, teacher, step.scope, step.inputs, logits)
-        sigmoids = sigmoid_targets(
-            target, step.batch.labels, teacher.own, step.scope
-        )
+        sigmoids = sigmoid_targets(target, step.batch.labels, teacher.own, step.scope)
         return mean_of(sigmoid_loss(logits, sigmoids), step.batch.valid)
 
     return Part("distil", init=init_teacher, begin_task=remember_teacher, loss=loss)

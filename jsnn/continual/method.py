@@ -15,14 +15,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jsnn.continual import buffer as buffers
 from jsnn.continual import network as networks
 from jsnn.continual.buffer import Batch, Buffer, Replay
-from jsnn.continual.network import Head as Head
 from jsnn.continual.network import Network, Output
 from jsnn.layers import Model
 
@@ -184,9 +182,8 @@ def init_memory(
     if method.latent:
         spikes = networks.latent_struct(network, model, image[None])
         image = jnp.zeros(buffers.packed_size(spikes.shape), jnp.uint8)
-    size = 0
-    if method.storage is not None:
-        size = buffer_size - round(buffer_size * method.withheld)
+    size = buffer_size - round(buffer_size * method.withheld)
+    size = 0 if method.storage is None else size
     buffer = buffers.init(size, image, output.logits.shape[1])
     slots = {
         part.name: part.init(network, model, output, buffer)
@@ -261,8 +258,8 @@ def gradients(
     if method.latent:
         offered = batch._replace(images=networks.latent(network, model, batch.images))
     replay = Replay(offered, jnp.full_like(batch.labels, scope.task), output.logits)
-    accuracy = buffers.mean_of(hits, batch.valid)
-    return Update(gradient, task_gradient, rest, loss, accuracy, replay)
+    hit = buffers.mean_of(hits, batch.valid)
+    return Update(gradient, task_gradient, rest, loss, hit, replay)
 
 
 def _loss(
@@ -356,16 +353,6 @@ def within(
     return jnp.where(jnp.broadcast_to(columns, scores.shape), scores, -jnp.inf)
 
 
-def cross_entropy(
-    logits: Float[Array, "B C"], labels: Int[Array, "B"], valid: Bool[Array, "B"]
-) -> Float[Array, ""]:
-    """Mean cross entropy of valid rows; 0 if there are none. Infinite if a valid label's column is closed."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits, jnp.where(valid, labels, 0)
-    )
-    return buffers.mean_of(losses, valid)
-
-
 def _look(
     network: Network,
     method: Method,
@@ -401,7 +388,7 @@ def _look(
         outputs, rest = networks.forward(
             network, model, key_apply, scope.num_open, inputs, method.passes
         )
-    step = Step(
+    return Step(
         key,
         model,
         scope,
@@ -411,5 +398,4 @@ def _look(
         tuple(replays),
         tuple(inputs[1:]),
         tuple(outputs[1:]),
-    )
-    return step, rest
+    ), rest

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jsnn.continual import buffer as buffers
@@ -51,6 +52,16 @@ class Network(NamedTuple):
     augment: Callable[[Array, Array], Array] = _unchanged
     lower: Callable[..., tuple[Array, Any]] | None = None
     upper: Callable[..., Output] | None = None
+
+
+def cross_entropy(
+    logits: Float[Array, "B C"], labels: Int[Array, "B"], valid: Bool[Array, "B"]
+) -> Float[Array, ""]:
+    """Mean cross entropy of valid rows; 0 if there are none. Infinite if a valid label's column is closed."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.where(valid, labels, 0)
+    )
+    return buffers.mean_of(losses, valid)
 
 
 def evaluate(

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from jsnn.continual import buffer as buffers
 from jsnn.continual import herding as herd
 from jsnn.continual.buffer import Buffer, Replay, mean_of
-from jsnn.continual.method import Border, Part, Step, Storage, cross_entropy
-from jsnn.continual.network import features_of
+from jsnn.continual.method import Border, Part, Step, Storage
+from jsnn.continual.network import cross_entropy, features_of
 
 
 def batch_cross_entropy() -> Part:
