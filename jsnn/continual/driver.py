@@ -11,7 +11,6 @@ the same rows; only the rows' times differ. Rows of `metrics.jsonl`:
 """
 
 import dataclasses
-import functools
 import time
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from jsnn.continual.stream import Stream
 from jsnn.continual.training import Learner, State
 from jsnn.data import Split
 from jsnn.runs import Run
+from jsnn.training import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ def drive_stream(
     while int(state.task) <= last:
         needed = head.room_for(stream.num_open(int(state.task)), size)
         if needed > size:
-            larger = learner.init(key, needed, state.valid.size)
+            larger = _make(learner, key, state.valid.size)(needed)
             state, size = head.grow(state, larger), needed
         state = _train_task(course, state)
         state, seen = _close_task(course, state)
@@ -182,7 +182,7 @@ def _start(
 ) -> tuple[State, int]:
     """A fresh state, or the newest checkpoint's with the capacity it had by then."""
     num_samples = max(1, *(len(task.train) for task in stream.tasks))
-    make = functools.partial(learner.init, key, num_samples=num_samples)
+    make = _make(learner, key, num_samples)
     if run.resume:
         sizes = [capacity]
         while sizes[0] < stream.num_columns:
@@ -190,6 +190,12 @@ def _start(
         if found := head.restore(run.checkpoints, make, sizes):
             return found
     return make(capacity), capacity
+
+
+def _make(learner: Learner, key: jax.Array, num_samples: int) -> Any:
+    """`capacity -> State`, compiled: op by op it takes long."""
+    init = jax.jit(learner.init, static_argnums=(1, 2))
+    return lambda capacity: init(key, capacity, num_samples)
 
 
 def _put(stream: Stream, train: Split, test: Split) -> _Data:
@@ -254,7 +260,8 @@ def _train_task(course: _Course, state: State) -> State:
             row |= {"split": "train", "step": int(state.step), "task": task}
             row["epoch"] = task * epochs + int(state.task_step) / per_epoch
             course.run.log(row | course.clock.read())
-            driver._check_finite(row, state, course.run)
+            view = TrainState(state.model, (), state.key, state.step)
+            driver._check_finite(row, view, course.run)
             due = time.monotonic() - saved >= course.schedule.checkpoint_seconds
             if due and int(state.task_step) < total:
                 checkpoint.save(course.run.checkpoints, int(state.step), state)
@@ -388,7 +395,7 @@ def untrained(
     learner: Learner, key: jax.Array, stream: Stream, test: Split
 ) -> Float[np.ndarray, "S"]:
     """Task-IL accuracy of the network as it starts, on each task: what forward transfer is measured against."""
-    state = learner.init(key, stream.num_columns, 1)
+    state = _make(learner, key, 1)(stream.num_columns)
     predict = jax.jit(learner.predict, static_argnums=5)
     found = []
     for task in stream.tasks:

@@ -182,7 +182,7 @@ def learner(
     def begin(state, settings, data, num_open, later):
         model = state.model
         if method.fresh_start:
-            size = methods_capacity(parts, model)
+            size = _num_columns(parts, model)
             drawn = fresh(_key(state, _FRESH, state.task), size)
             again = state.task > 0
             model = jax.tree.map(
@@ -217,7 +217,7 @@ def learner(
     )
 
 
-def methods_capacity(parts: _Parts, model: layers.Model) -> int:
+def _num_columns(parts: _Parts, model: layers.Model) -> int:
     """Columns of the head."""
     assert parts.networks[0].head is not None
     return parts.networks[0].head(model.params).bias.size

@@ -1,0 +1,111 @@
+"""The class-incremental experiment end to end on bundled digits, its reference recipe, and mistakes with its flags."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cil_cifar10
+from experiments.cil_cifar10 import Config
+from jsnn import runs
+
+TINY = {
+    "data": "digits",
+    "network": "mlp",
+    "hidden": (64,),
+    "timesteps": 2,
+    "epochs_per_task": 4,
+    "progress": False,
+}
+
+
+def run(out, **flags):
+    return cil_cifar10.main(Config(out=out, **(TINY | flags)))
+
+
+def test_replay_remembers_what_naive_training_forgets(tmp_path):
+    naive = run(tmp_path / "naive", evaluate_unseen=True)
+    replay = run(tmp_path / "er", method="er", buffer=200)
+    assert naive["final_accuracy"] < 0.35  # the last task's two classes are a fifth
+    assert naive["accuracy_after_5_on_1"] < 0.1
+    assert naive["forgetting"] > 0.8
+    assert replay["final_accuracy"] > naive["final_accuracy"] + 0.3
+    for summary in (naive, replay):
+        assert summary["task_il_accuracy"] >= summary["final_accuracy"]
+        assert all(not isinstance(v, dict | list) for v in summary.values())
+        wanted = "experiment dataset seed test_accuracy wall_seconds samples_per_second device version commit average_incremental_accuracy"
+        assert {*wanted.split()} <= summary.keys()
+    assert -1 <= naive["forward_transfer"] <= 1
+    out = tmp_path / "er"
+    assert json.loads((out / "summary.json").read_text()) == replay
+    for name in ("matrix", "matrix_task_il", "accuracy", "predictions", "curves"):
+        assert (out / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_reference_recipe_is_the_reference():
+    cfg = Config(out=None, recipe="reference").resolved()  # pyright: ignore
+    assert (cfg.data, cfg.method, cfg.tasks) == ("cifar10", "naive", "5x2")
+    assert (cfg.timesteps, cfg.epochs_per_task, cfg.batch_size) == (10, 2, 64)
+    assert (cfg.learning_rate, cfg.width, cfg.read_out) == (1e-3, 64, "rate")
+    assert (cfg.batch_norm, cfg.statistics) == ("reference", "step")
+    assert not cfg.keep_optimizer
+    assert not cfg.augment
+    assert cfg.class_order is None
+    image = np.zeros((32, 32, 3), np.uint8)
+    learner, _ = cil_cifar10.make_learner(cfg, image)
+    assert learner.steps_per_epoch(10_000) == 157
+    state = jax.eval_shape(lambda: learner.init(jax.random.key(0), 10, 10_000))
+    assert sum(p.size for p in jax.tree.leaves(state.model.params)) == 535_562
+    pixels = jax.numpy.full((1, 1, 1, 3), 255, jax.numpy.uint8)
+    mean, std = cil_cifar10.STATISTICS["cifar10"]
+    np.testing.assert_allclose(
+        cil_cifar10.spiking.normalise(pixels, mean, std).ravel(),
+        (1 - np.array([0.4914, 0.4822, 0.4465])) / [0.2023, 0.1994, 0.2010],
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_every_method_makes_a_learner(augment):
+    image = np.zeros((8, 8, 1), np.uint8)
+    for method in ("latent-er", "icarl", "bic", "slda"):
+        cfg = Config(out=None, method=method, augment=augment, latent_layer=2, **TINY)  # pyright: ignore
+        learner, _ = cil_cifar10.make_learner(cfg, image)
+        jax.eval_shape(lambda init=learner.init: init(jax.random.key(0), 4, 10))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"buffer": 0}, "--buffer"),
+        ({"epochs_per_task": 0}, "--epochs-per-task"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"capacity": 0}, "--capacity"),
+    ],
+)
+def test_numbers_out_of_range(flags, words):
+    with pytest.raises(ValueError, match=words):
+        Config(out=None, **flags)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"tasks": "6x2"}, "6 tasks of 2 classes"),
+        ({"tasks": "0,1|1,2"}, "class 1 in task 0 and again"),
+        ({"tasks": "0,11"}, "class 11"),
+        ({"settings": ("replay.gamma=1",)}, r"none\."),
+        ({"settings": ("replay.beta=x",), "method": "der++"}, "replay.beta=0.5"),
+    ],
+)
+def test_mistakes_fail_before_a_run_is_made(tmp_path, flags, words):
+    with pytest.raises(ValueError, match=words):
+        run(tmp_path / "run", **flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_runs_folder_is_refused(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(runs.RunError, match="another folder"):
+        run(tmp_path)
