@@ -5,7 +5,7 @@
 
 `reference` is the one-layer original to the letter: every pixel spikes once, white ones at 2 ms, black ones at 12 ms; its Euler scheme
 with the hard reset and without the factor tau_s; weights of silent neurons kicked by 0.1; SGD at 1.0, a tenth of it every 10 epochs.
-Only the last 96 images of each epoch's shuffle are left out, where the original takes them as a smaller batch.
+The last batch of an epoch holds the 96 images that are left.
 `deep` is the published 784-350-10 network with latency code and maximal voltage of leaky integrators, `recurrent` the same with synapses
 among the hidden neurons, `conv` a network of two convolutions. docs/eventprop.md lists what each reaches and costs.
 
@@ -191,12 +191,17 @@ def make_trainer(
     """Pure functions of one seed for this configuration, and the network's design for whoever wants to look inside."""
     settings: Any = cfg.resolved()
     design = networks.DESIGNS[cfg.recipe](settings, image_shape, num_classes)
-    optimizer = make_optimizer(settings, max(1, num_train // cfg.batch_size))
+    keep = cfg.recipe == "reference"
+    steps_per_epoch = (
+        -(-num_train // cfg.batch_size) if keep else num_train // cfg.batch_size
+    )
+    optimizer = make_optimizer(settings, max(1, steps_per_epoch))
     trainer = training.trainer(
         networks.make_task(settings, design),
         optimizer,
         num_train=num_train,
         batch_size=cfg.batch_size,
+        remainder="keep" if keep else "drop",
         eval_batch_size=500,
     )
     return trainer, design
