@@ -168,27 +168,24 @@ def test_draws_are_independent(key):
 
 
 def test_draws_larger_than_the_batch(key):
-    """Both ways through the network, with rows that a small buffer cannot fill."""
-    for name, wanted in (("er", "together"), ("der++", "apart")):
-        method = get(name)._replace(draw_size=24)
-        assert method.passes == wanted
-        few, _ = one_step(method, key, 20)
-        same, _ = one_step(method._replace(draw_size=20), key, 20)
-        # 20 samples are stored: the other rows count for nothing.
-        np.testing.assert_allclose(few.loss, same.loss, rtol=1e-5)
+    """One pass of batches of unequal size, with rows that a small buffer cannot fill."""
+    method = get("er")._replace(draw_size=24)
+    assert method.passes == "together"
+    few, _ = one_step(method, key, 20)
+    same, _ = one_step(method._replace(draw_size=20), key, 20)
+    # 20 samples are stored: the other rows count for nothing.
+    np.testing.assert_allclose(few.loss, same.loss, rtol=1e-5)
 
 
 def test_an_empty_buffer_changes_nothing(key):
     plain, _ = one_step(get("naive")._replace(storage=replay.reservoir()), key, 0)
-    for name in ("er", "der", "der++"):
+    for name in ("er", "der++"):
         found, _ = one_step(get(name), key, 0)
         # The same sums in another order.
-        for a, b in zip(
-            *map(jax.tree.leaves, (found.gradient, plain.gradient)), strict=True
-        ):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
-        full, _ = one_step(get(name), key)
-        assert not np.allclose(full.gradient["v"], plain.gradient["v"])
+        for leaf, value in found.gradient.items():
+            np.testing.assert_allclose(
+                value, plain.gradient[leaf], rtol=1e-5, atol=1e-7
+            )
 
 
 def test_no_weight_is_naive_to_the_bit(key):
