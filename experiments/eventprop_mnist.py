@@ -29,6 +29,7 @@ from jsnn.eventprop import figures as eventprop_figures
 
 _LATENCY: dict[str, Any] = {
     "T": 25.0,
+    "dt": 1.0,
     "t_min": 0.0,
     "t_max": 20.0,
     "lr": 3e-3,
@@ -42,6 +43,7 @@ _LATENCY: dict[str, Any] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "reference": {
         "T": 20.0,
+        "dt": 1.0,
         "t_min": 2.0,
         "t_max": 12.0,
         "epochs": 40,
@@ -54,7 +56,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "deep": _LATENCY | {"epochs": 15},
     "recurrent": _LATENCY | {"epochs": 15, "hidden": 128},
-    "conv": _LATENCY | {"epochs": 15, "hidden": 16},
+    "conv": _LATENCY | {"epochs": 15, "hidden": 16, "dt": 2.0, "T": 26.0},
 }
 
 
@@ -88,8 +90,8 @@ class Config:
     """Epochs between decays (reference 10, others 1)."""
     T: float | None = None
     """Length of a trial (reference 20, others 25)."""
-    dt: float = 1.0
-    """Time step."""
+    dt: float | None = None
+    """Time step (conv 2, others 1)."""
     tau_m: float = 20.0
     """Membrane time constant."""
     tau_s: float = 5.0
@@ -294,7 +296,7 @@ def save_figures(
     shown = jnp.asarray(images[:64]), jnp.asarray(labels[:64])
     looked = networks.look(settings, design, model, *shown)
     times = {
-        name: np.where(z.any(0), cfg.dt * z.argmax(0), np.inf)
+        name: np.where(z.any(0), settings.dt * z.argmax(0), np.inf)
         for name, trace in looked.items()
         if (z := np.asarray(trace.spikes)).ndim
     }
@@ -307,7 +309,7 @@ def save_figures(
             "spike_times": eventprop_figures.first_spikes(
                 times, labels[:64], t_end=settings.T
             ),
-            "adjoints": eventprop_figures.adjoints(looked, dt=cfg.dt),
+            "adjoints": eventprop_figures.adjoints(looked, dt=settings.dt),
         },
     )
 

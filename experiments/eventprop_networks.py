@@ -177,12 +177,12 @@ def conv(cfg: Settings, image_shape: tuple[int, int, int], num_classes: int) -> 
         )
     size = sides[0] * sides[1] * 2 * cfg.hidden
     layers = (
-        network.conv(channels, cfg.hidden, 5, stride=2, mean=0.2, std=0.25),
+        network.conv(channels, cfg.hidden, 5, stride=2, mean=0.4, std=0.6),
         network.lif(**_physics(cfg)),
-        network.conv(cfg.hidden, 2 * cfg.hidden, 3, stride=2, mean=0.03, std=0.12),
+        network.conv(cfg.hidden, 2 * cfg.hidden, 3, stride=2, mean=0.1, std=0.25),
         network.lif(**_physics(cfg)),
         network.flatten(),
-        network.dense(size, num_classes, mean=0.0, std=0.1),
+        network.dense(size, num_classes, mean=0.02, std=0.1),
     )
     return _voltage_design(cfg, layers, flat=False)
 
