@@ -272,6 +272,7 @@ def draw(
                 options |= {
                     "columns": spec.features // spec.classes,
                     "row_names": prepared.class_names,
+                    "scale": "common",
                 }
             found[f"features_{name.replace(' ', '_')}"] = stdp_figures.features(
                 images, **options

@@ -6,7 +6,7 @@ Axes: F features, H, W pixels or neurons.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 
 def _mosaic(tiles: np.ndarray, columns: int) -> np.ndarray:
-    """Tiles `[F, H, W]` in rows of `columns`, one pixel apart; NaN between them and where there is no tile."""
+    """Tiles `[F, H, W]` in rows of `columns`, one pixel apart; NaN around them, 0 where there is no tile."""
     count, height, width = tiles.shape
     rows = -(-count // columns)
-    whole = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
-    for n, tile in enumerate(tiles):
+    whole = np.zeros((rows * (height + 1) + 1, columns * (width + 1) + 1))
+    for n in range(count):
         y, x = n // columns * (height + 1), n % columns * (width + 1)
+        whole[y : y + height + 2, x : x + width + 2] = np.nan
+    for n, tile in enumerate(tiles):
+        y, x = n // columns * (height + 1) + 1, n % columns * (width + 1) + 1
         whole[y : y + height, x : x + width] = tile
     return whole
 
@@ -58,11 +61,13 @@ def features(
     columns: int = 20,
     limit: int = 200,
     row_names: Sequence[str] | None = None,
+    scale: Literal["own", "common"] = "own",
 ) -> "Figure":
-    """A mosaic of features, each scaled by itself, such as the fields of `jsnn.receptive_fields`.
+    """A mosaic of features, such as the fields of `jsnn.receptive_fields`.
 
     Args:
       images: `[F, H, W]`, NaN nowhere.
+      scale: each feature from its smallest to its largest value, or all from 0 to the largest of all.
       title: stands above it.
       columns: features in a row.
       limit: of more features than this, so many at even distances are shown, and the title says so.
@@ -84,16 +89,17 @@ def features(
         raise ValueError(
             f"`row_names` must name {rows} rows of {columns} features, got {len(row_names)} names."
         )
-    mosaic = _mosaic(_unit(tiles), columns)
+    high = 1.0 if scale == "own" else float(tiles.max())
+    mosaic = _mosaic(_unit(tiles) if scale == "own" else tiles, columns)
     with style():
         tall = (WIDTH - 0.4) * mosaic.shape[0] / mosaic.shape[1] + 0.35
         figure = new_figure(min(tall, 12.0))
         ax = figure.subplots()
-        _show(ax, mosaic, 0.0, 1.0)
+        _show(ax, mosaic, 0.0, high)
         ax.set_title(title)
         if row_names is not None:
             pitch = tiles.shape[1] + 1
-            centres = np.arange(rows) * pitch + (pitch - 2) / 2
+            centres = np.arange(rows) * pitch + pitch / 2
             ax.set_yticks(centres, row_names)
             ax.tick_params(length=0)
     return figure

@@ -197,15 +197,30 @@ def _decide(weights, active, specs):
     return jax.lax.map(one, active)
 
 
+def _excess(
+    seen: receptive_fields.Fields, weights: Float[Array, "F C k k"]
+) -> Float[Array, "F H W"]:
+    excess = weights - weights.mean(0, keepdims=True)
+    drawn = receptive_fields.through_convolution(seen, excess, combine="sum")
+    return jnp.maximum(drawn.images, 0.0)
+
+
 def fields(
     network: Network, weights: Sequence[Weights]
 ) -> list[list[Float[Array, "F H W"]]]:
-    """Features of every layer in image space, listed as `stages`. What goes around a block is left out of the picture."""
+    """Features of every layer in image space, listed as `stages`. What goes around a block is left out of the picture.
+
+    A decision layer's inputs add up over the whole window, and its weights stay far from 0, so its features are drawn as sums, by
+    what their weights exceed the mean of all features by; one that has learnt nothing is pale.
+    """
     kernels = jnp.asarray(network.frontend().kernels)[:, None]
     below = receptive_fields.through_convolution(receptive_fields.of_pixels(), kernels)
     found = []
     for specs, of_block in zip(stages(network), weights, strict=True):
         seen = receptive_fields.through_pooling(below, specs[0].pool)
+        if isinstance(specs[0], Decision):
+            found.append([_excess(seen, w) for w in of_block])
+            break
         branches = [receptive_fields.through_convolution(seen, w) for w in of_block]
         found.append([branch.images for branch in branches])
         below = receptive_fields.concatenate(branches)

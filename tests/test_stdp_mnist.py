@@ -1,0 +1,225 @@
+"""The STDP experiment end to end on bundled digits, killed and resumed, and every mistake a user can make with its flags."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+from stdp_tiny import CHAIN, TINY
+
+from experiments import stdp_mnist
+from experiments.stdp_mnist import Config
+from jsnn.models import stdp, stdp_network
+from jsnn.models.stdp_steps import Encoded
+
+ROOT = pathlib.Path(__file__).parents[1]
+VARIES = ("seconds", "train_seconds", "cpu_seconds")
+FLAGS = {"data": "digits", "ratio": 0.1, "window": 40, "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def tiny_networks(monkeypatch):
+    for name, network in TINY.items():
+        monkeypatch.setitem(stdp.NETWORKS, name, network)
+
+
+def rows(out: pathlib.Path) -> list[dict]:
+    path = out / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{k: v for k, v in row.items() if k not in VARIES} for row in whole]
+
+
+def test_everything_is_left_behind_and_layers_are_taken_over(tmp_path):
+    out = tmp_path / "first"
+    cfg = Config(out=out, model="chain", doubling=20, **FLAGS)
+    summary = stdp_mnist.main(cfg)
+    assert json.loads((out / "summary.json").read_text()) == summary
+    wanted = "experiment dataset seed test_accuracy device version commit macro_f1 roc_auc silent wall_seconds samples_per_second"
+    assert set(wanted.split()) <= summary.keys()
+    assert not any(isinstance(v, list | dict) for v in summary.values())
+    right = 360 * summary["test_accuracy"]
+    assert right == pytest.approx(round(right))  # all 360 test images count
+    found = rows(out)
+    # 132 images in windows of 40, 40, 40 and 12
+    seen = [r["seen"] for r in found if r["layer"] == "layer 1"]
+    assert seen == [40, 80, 120, 132]
+    assert found[-1]["split"] == "validation"
+    assert found[-1]["step"] == 132 * 3
+    for row in found:
+        if row["layer"] == "decision":
+            total = row["accuracy"] + row["loss"] + row["silent"]
+            assert total == pytest.approx(1)
+    indices = [r["convergence"] for r in found if r["split"] == "train"]
+    assert len(set(indices)) == 12  # weights move in every window
+    assert found[0]["ltp"] == pytest.approx(0.016)  # doubled after 20 and 40 images
+
+    names = ("features_layer_1", "features_layer_2", "history", "confusion")
+    for name in (*names, "convergence", "activation_maps"):
+        assert (out / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    history = (out / "history.csv").read_text().splitlines()
+    assert history[0].startswith("epoch,train_acc,train_loss")
+    assert len(history) == 3
+
+    # With another number of epochs of R-STDP the first layer is the same: taken over to the bit, not trained.
+    other = tmp_path / "other"
+    again = dataclasses.replace(cfg, out=other, reuse=(out,), epochs=(1, 1))
+    stdp_mnist.main(again)
+    mine, theirs = (np.load(o / "layers/layer_1.npz") for o in (out, other))
+    np.testing.assert_array_equal(mine["weights"], theirs["weights"])
+    assert [r["seen"] for r in rows(other) if r["layer"] == "layer 1"] == [132]
+    first_epoch = [r for r in found if r["layer"] == "decision"][:5]
+    assert [r for r in rows(other) if r["layer"] == "decision"] == first_epoch
+
+
+def test_a_support_vector_machine_reads_what_no_decision_layer_does(tmp_path):
+    cfg = Config(out=tmp_path, model="read", doubling=10, **(FLAGS | {"ratio": 0.4}))
+    summary = stdp_mnist.main(cfg)
+    assert summary["test_accuracy"] > 0.4  # a tenth by chance
+    assert not (tmp_path / "history.csv").exists()
+
+
+def test_a_blank_image_is_silent_everywhere():
+    network = CHAIN
+    images = np.zeros((2, 28, 28, 1), np.uint8)
+    images[1, 5:20, 10:12] = 255
+    weights = stdp_network.init(jax.random.key(0), network)
+    times = stdp_network.spike_times(network, images)
+    assert (times[0] == 6).all()
+    assert (times[1] < 6).any()
+    test = Encoded(times, np.zeros(2, np.int32))
+    decided = stdp_mnist.read_out(network, weights, test, test)
+    assert decided.prediction[0] == -1
+    assert decided.prediction[1] >= 0
+    assert np.isfinite(decided.scores).all()
+
+
+@pytest.fixture
+def start():
+    started = []
+
+    def start(out: pathlib.Path, *flags: str, cache: pathlib.Path):
+        command = [sys.executable, "tests/stdp_tiny.py", "--out", str(out)]
+        command += ["--data", "digits", "--model", "joint", "--ratio", "0.1"]
+        command += ["--window", "12", "--checkpoint-seconds", "0", "--no-progress"]
+        env = {k: v for k, v in os.environ.items() if "CACHE" not in k}
+        # Compiling is most of the work here; without optimisation it takes half as long.
+        env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+        env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+        env["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        with out.with_suffix(".log").open("a") as log:
+            process = subprocess.Popen(
+                [*command, *flags], cwd=ROOT, env=env, stdout=log, stderr=log
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def kill_after(process: subprocess.Popen, out: pathlib.Path, step: int) -> int:
+    while max((r["step"] for r in rows(out)), default=0) < step:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    return max(r["step"] for r in rows(out))
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_a_run_killed_in_any_layer_ends_as_one_that_was_not(tmp_path, start):
+    whole, killed, cache = (tmp_path / n for n in ("whole", "killed", "cache"))
+    first = start(killed, cache=cache)
+    stood = kill_after(first, killed, 40)
+    assert 0 < stood < 132, "not in the first layer"
+    second = start(killed, "--resume", cache=cache)
+    stood = kill_after(second, killed, 132 + 150)
+    assert 132 * 2 < stood < 132 * 3, "not in the second epoch of R-STDP"
+    assert start(killed, "--resume", cache=cache).wait() == 0
+    assert start(whole, cache=cache).wait() == 0, whole.with_suffix(".log").read_text()
+
+    assert rows(killed) == rows(whole)
+    assert len(rows(whole)) == 3 * 11 + 2  # windows and validations
+    end = 132 * 3
+    arrays = [
+        {
+            name: np.asarray(array).tobytes()
+            for name, array in ocp.load(str(o / f"checkpoints/step_{end:08d}")).items()
+        }
+        for o in (whole, killed)
+    ]
+    assert {"step", "weights.0.0", "weights.1.0", "best.1.0"} <= arrays[0].keys()
+    assert arrays[0] == arrays[1]
+    varies = {"wall_seconds", "cpu_seconds", "samples_per_second", "commit"}
+    summaries = [
+        {k: v for k, v in json.loads((o / "summary.json").read_text()).items()}
+        for o in (whole, killed)
+    ]
+    assert all(
+        a == b
+        for (k, a), b in zip(summaries[0].items(), summaries[1].values(), strict=True)
+        if k not in varies
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"epochs": (2, 4)}, ["--epochs", "3 numbers", "mozafari2018", "2 4"]),
+        ({"epochs": (2, 4, 0)}, ["--epochs", "at least 1"]),
+        ({"epochs": ()}, ["--epochs", "none"]),
+        ({"model": "mozafari"}, ["--model", "mozafari2018", "'mozafari'"]),
+        ({"ratio": 0.0}, ["--ratio", "(0, 1]", "0.0"]),
+        ({"ratio": float("nan")}, ["--ratio", "nan"]),
+        ({"window": 0}, ["--window", "at least 1"]),
+        ({"doubling": 0}, ["--doubling", "at least 1"]),
+        ({"num_validation": -1}, ["--num-validation", "at least 0"]),
+        ({"patience": -1}, ["--patience", "at least 0"]),
+        ({"flips": True}, ["--flips", "--augment"]),
+    ],
+)
+def test_mistakes_are_explained_before_anything_is_made(tmp_path, flags, words):
+    with pytest.raises(ValueError, match="`--") as error:
+        Config(out=tmp_path / "run", **flags)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_impossible_validation_set_fails_before_a_run_is_made(tmp_path):
+    with pytest.raises(ValueError, match=r"num_validation.*1436"):
+        stdp_mnist.main(
+            Config(out=tmp_path / "run", data="digits", num_validation=5000)
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_ratio_and_augmentation_choose_the_training_images():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 28, 28, 1)).astype(np.uint8)
+    labels = np.arange(40, dtype=np.int32)
+    half = Config(out=pathlib.Path("unused"), ratio=0.5)
+    chosen, of = stdp_mnist.training_set(half, images, labels)
+    assert len(of) == 20
+    np.testing.assert_array_equal(chosen, images[of])
+    both = Config(out=pathlib.Path("unused"), ratio=0.5, augment=True)
+    chosen, of = stdp_mnist.training_set(both, images, labels)
+    assert of.tolist()[:40] == labels.tolist()
+    assert len(of) == 60
+    np.testing.assert_array_equal(chosen[:40], images)
+    copies = images[of[40:]]
+    assert all((a != b).any() for a, b in zip(chosen[40:], copies, strict=True))
+    # A turn about the centre leaves the four pixels there nearly in place.
+    middle = (slice(None), slice(13, 15), slice(13, 15))
+    difference = chosen[40:][middle].mean((1, 2, 3)) - copies[middle].mean((1, 2, 3))
+    assert np.abs(difference).mean() < 40
