@@ -80,7 +80,7 @@ def test_slda_takes_samples_one_by_one():
     slot = taken_in(padded, marks, [11, 30], np.arange(len(padded)) < len(x))
     np.testing.assert_allclose(slot.scatter, scatter, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(slot.means.mean, mean, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(slot.means.count, count)
+    np.testing.assert_array_equal(slot.means.num_samples, count)
     solved = classifiers.solve(slot, shrinkage=0.3)
     inverse = np.linalg.inv(0.7 * scatter / count.sum() + 0.3 * np.eye(F))
     np.testing.assert_allclose(solved.weight, inverse @ mean.T, rtol=1e-3, atol=1e-3)

@@ -21,7 +21,7 @@ class Means(NamedTuple):
     """Class means of features."""
 
     mean: Float[Array, "C F"]
-    count: Float[Array, "C"]
+    num_samples: Float[Array, "C"]
 
 
 def class_means(
@@ -72,7 +72,7 @@ def nearest_exemplar_mean(*, flip: bool = False) -> Part:
         # |phi - mu|^2 from products: B x C x F differences would need much memory.
         square = jnp.square(phi).sum(1)[:, None] + jnp.square(slot.mean).sum(1)[None]
         return jnp.where(
-            (slot.count > 0)[None], 2.0 * phi @ slot.mean.T - square, -jnp.inf
+            (slot.num_samples > 0)[None], 2.0 * phi @ slot.mean.T - square, -jnp.inf
         )
 
     return Part("predict", init=_nothing_yet, end_task=end_task, scores=scores)
@@ -80,8 +80,8 @@ def nearest_exemplar_mean(*, flip: bool = False) -> Part:
 
 def merge_means(old: Means, new: Means) -> Means:
     """Means of two sets of samples together."""
-    count = old.count + new.count
-    weight = (new.count / jnp.maximum(count, 1.0))[:, None]
+    count = old.num_samples + new.num_samples
+    weight = (new.num_samples / jnp.maximum(count, 1.0))[:, None]
     return Means(old.mean + weight * (new.mean - old.mean), count)
 
 
@@ -91,13 +91,13 @@ def nearest_class_mean() -> Part:
     def end_task(network, border: Border, slot: Means, settings):
         data, open_now = border.data, border.scope.num_open
         phi = features_of(network, border.model, data.images, open_now)
-        new = class_means(phi, data.labels, data.valid, len(slot.count))
+        new = class_means(phi, data.labels, data.valid, len(slot.num_samples))
         return border.model, merge_means(slot, new)
 
     def scores(network, model, slot: Means, settings, scope, images: Array) -> Array:
         phi = evaluate(network, model, images, scope.num_open).features
         cosine = normalise(phi) @ normalise(slot.mean).T
-        return jnp.where((slot.count > 0)[None], cosine, -jnp.inf)
+        return jnp.where((slot.num_samples > 0)[None], cosine, -jnp.inf)
 
     return Part("predict", init=_nothing_yet, end_task=end_task, scores=scores)
 
@@ -124,9 +124,13 @@ def add_samples(
     sample of a class enters with its whole length.
     """
     old = slot.means
-    new = class_means(features, labels, valid, len(old.count))
+    new = class_means(features, labels, valid, len(old.num_samples))
     inner = jnp.where(valid[:, None], features - new.mean[labels], 0.0)
-    weight = old.count * new.count / jnp.maximum(old.count + new.count, 1.0)
+    weight = (
+        old.num_samples
+        * new.num_samples
+        / jnp.maximum(old.num_samples + new.num_samples, 1.0)
+    )
     delta = jnp.sqrt(weight)[:, None] * (new.mean - old.mean)
     scatter = slot.scatter + inner.T @ inner + delta.T @ delta
     return slot._replace(means=merge_means(old, new), scatter=scatter)
@@ -134,7 +138,7 @@ def add_samples(
 
 def solve(slot: Gaussians, *, shrinkage: ArrayLike) -> Gaussians:
     r"""The rule: $x^\top \Lambda \mu_c - \frac{1}{2} \mu_c^\top \Lambda \mu_c$ with $\Lambda = ((1 - \epsilon) \Sigma + \epsilon I)^{-1}$, $\Sigma = S / n$."""
-    total, size = slot.means.count.sum(), slot.scatter.shape[0]
+    total, size = slot.means.num_samples.sum(), slot.scatter.shape[0]
     covariance = slot.scatter / jnp.maximum(total, 1.0)
     shrunk = (1.0 - shrinkage) * covariance + shrinkage * jnp.eye(size)
     weight = jax.scipy.linalg.solve(shrunk, slot.means.mean.T, assume_a="pos")
@@ -165,7 +169,7 @@ def slda(*, shrinkage: ArrayLike = 1e-4) -> Part:
 
     def scores(network, model, slot, settings, scope, images: Array) -> Array:
         phi = evaluate(network, model, images, scope.num_open).features
-        known = (slot.means.count > 0)[None]
+        known = (slot.means.num_samples > 0)[None]
         return jnp.where(known, phi @ slot.weight + slot.bias[None], -jnp.inf)
 
     return Part(

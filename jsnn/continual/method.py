@@ -232,10 +232,8 @@ def gradients(
     key_draw, key_look, key_loss = jax.random.split(key, 3)
     count = sum(part.num_draws for part in method.parts)
     size = len(batch.labels) if method.draw_size is None else method.draw_size
-    replays = [
-        buffers.sample(memory.buffer, k, size)
-        for k in jax.random.split(key_draw, count)
-    ]
+    keys = jax.random.split(key_draw, count)
+    replays = [buffers.sample(memory.buffer, k, size) for k in keys]
 
     def objective(params: Any) -> tuple[Array, tuple[Output, Any]]:
         here = Model(params, model.rest)
