@@ -28,16 +28,15 @@ def normalise_locally(
     if radius < 0:
         raise ValueError(f"`radius` must not be negative, got {radius}.")
     side = 2 * radius + 1
-    ones = (1,) * (responses.ndim - 2)
-    total = lax.reduce_window(
-        responses,
-        jnp.zeros((), responses.dtype),
-        lax.add,
-        (*ones, side, side),
-        (1,) * responses.ndim,
-        [(0, 0)] * len(ones) + [(radius, radius)] * 2,
-    )
+    rows, columns = (_band(n, radius, responses.dtype) for n in responses.shape[-2:])
+    total = rows @ responses @ columns
     return responses / (total / (side * side) + eps)
+
+
+def _band(size: int, radius: int, dtype) -> Float[Array, "n n"]:
+    """Ones where two pixels are at most `radius` apart: a sum over a window is a product with it."""
+    i = np.arange(size)
+    return jnp.asarray(abs(i[:, None] - i[None]) <= radius, dtype)
 
 
 def rank_order(

@@ -12,8 +12,6 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
-from jsnn.conv import conv2d
-
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     if size < 1 or size % 2 == 0:
@@ -119,8 +117,8 @@ def gabor_bank(
 
 
 def apply(
-    images: Array,
-    kernels: Float[ArrayLike, "K k k"],
+    images: Array | np.ndarray,
+    kernels: Float[Array | np.ndarray, "K k k"],
     *,
     padding: int = 0,
     threshold: ArrayLike = 0.0,
@@ -151,9 +149,22 @@ def apply(
     x = jnp.asarray(images, jnp.float32)
     # The same kernel for every channel: the sum over channels may come first.
     x = x if x.ndim == 3 else x.sum(1)
-    weight = jnp.moveaxis(kernels, 0, -1)[:, :, None]
-    out = conv2d(x[..., None], weight, padding=padding)
-    out = jnp.moveaxis(out, -1, 1)
+    out = _correlate(x, kernels, padding)
     limit = jnp.broadcast_to(limit, (kernels.shape[0],))[None, :, None, None]
     out = jnp.where(out < limit, 0.0, out)
     return abs(out) if absolute else out
+
+
+def _correlate(
+    x: Float[Array, "N H W"], kernels: Float[Array, "K k k"], padding: int
+) -> Float[Array, "N K H2 W2"]:
+    """Cross-correlation as one product of strips of rows with banded matrices: kernels are large, and channels few."""
+    count, side, _ = kernels.shape
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding)))
+    height, width = (n - side + 1 for n in x.shape[1:])
+    strips = jnp.stack([x[:, i : i + height] for i in range(side)], axis=2)
+    offset = np.arange(x.shape[2])[:, None] - np.arange(width)[None]
+    inside = (offset >= 0) & (offset < side)
+    band = jnp.where(inside, kernels[:, :, np.clip(offset, 0, side - 1)], 0.0)
+    out = jnp.einsum("nhiu,kiuw->nkhw", strips, band)
+    return out.reshape(-1, count, height, width)

@@ -9,7 +9,7 @@ The bracket is the stabiliser. STDP has $a_{ltp} > 0 > a_{ltd}$, anti-STDP the o
 are clipped to $[w_{low}, w_{high}]$, winners' and others'. Reference: Mozafari et al., Pattern Recognition 94 (2019) 87.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +42,12 @@ class Doubling(NamedTuple):
     ltd_ratio: ArrayLike = -0.75
 
 
-def as_arrays(tree: NamedTuple, dtype=jnp.float32):
-    """The same tuple, its numbers as arrays of `dtype`."""
-    return type(tree)(*(jnp.asarray(x, dtype) for x in tree))
+_Pair = TypeVar("_Pair", Rates, Bounds)
+
+
+def as_arrays(pair: _Pair) -> _Pair:
+    """The same pair, its numbers as float32 arrays."""
+    return type(pair)(*(jnp.asarray(x, jnp.float32) for x in pair))
 
 
 def learn(

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from jsnn.stdp.waves import check_num_steps, first_argmax
 from jsnn.stdp.winners import Winners, check_competition
@@ -120,7 +120,7 @@ def _unpacked(keys):
     return keys >> _FEATURE, (keys >> _ROW) & 255, keys & 255
 
 
-def _pack(wave: Bool[Array, "C H W"]) -> Int[Array, "M H W"]:
+def _pack(wave: Bool[Array, "C H W"]) -> UInt32[Array, "M H W"]:
     """Channels as bits of words, for the cost of gathering is that of the number of elements."""
     channels = wave.shape[0]
     groups = [wave[c : c + _WORD] for c in range(0, channels, _WORD)]
@@ -132,7 +132,7 @@ def _pack(wave: Bool[Array, "C H W"]) -> Int[Array, "M H W"]:
     return jnp.stack([word(g) for g in groups])
 
 
-def _unpack(words: Int[Array, "M ..."], channels: int) -> Bool[Array, "C ..."]:
+def _unpack(words: UInt32[Array, "M ..."], channels: int) -> UInt32[Array, "C ..."]:
     bits = jnp.arange(min(channels, _WORD), dtype=jnp.uint32)
     bits = bits.reshape(1, -1, *(1,) * (words.ndim - 1))
     found = (words[:, None] >> bits) & 1

@@ -1,0 +1,209 @@
+r"""STDP for spikes in time: pairs, traces, and a network rule with homeostasis, for users who come from that side.
+
+Axes: T steps, I inputs, O outputs; weights `[I, O]`; spikes are 0 or 1; `dt` and time constants in milliseconds. A trace
+decays by $e^{-dt/\tau}$ a step and grows by 1 at a spike (`all`: every earlier spike counts) or is set to 1 (`nearest`:
+only the last one does).
+"""
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+Pairing = Literal["all", "nearest"]
+
+
+class TraceParams(NamedTuple):
+    """What a sweep may vary."""
+
+    ltp: ArrayLike = 0.01  # change at an output spike, times the input's trace
+    ltd: ArrayLike = 0.012  # change at an input spike, times the output's trace; subtracted
+    tau_pre: ArrayLike = 20.0  # ms
+    tau_post: ArrayLike = 20.0  # ms
+    low: ArrayLike = 0.0
+    high: ArrayLike = 1.0
+
+
+class TraceState(NamedTuple):
+    """Traces of both sides."""
+
+    pre: Float[Array, "I"]
+    post: Float[Array, "O"]
+
+
+def pair_window(
+    interval: Float[Array, "*N"], params: TraceParams = TraceParams()
+) -> Float[Array, "*N"]:
+    r"""Change of a weight by one pair of spikes, $\Delta = t_{post} - t_{pre}$ in ms.
+
+    $a_{ltp} e^{-\Delta/\tau_{pre}}$ for $\Delta > 0$, $-a_{ltd} e^{\Delta/\tau_{post}}$ for $\Delta < 0$, and 0 for
+    $\Delta = 0$. Reference: Song, Miller, Abbott, Nature Neuroscience 3 (2000) 919.
+    """
+    p = _floats(params)
+    later = p.ltp * jnp.exp(-abs(interval) / p.tau_pre)
+    earlier = -p.ltd * jnp.exp(-abs(interval) / p.tau_post)
+    return jnp.where(interval > 0, later, jnp.where(interval < 0, earlier, 0.0))
+
+
+def _floats(params):
+    return type(params)(*(jnp.asarray(x, jnp.float32) for x in params))
+
+
+def _check(dt: float, pairing: str) -> None:
+    if dt <= 0:
+        raise ValueError(f"`dt` must be a positive number of milliseconds, got {dt}.")
+    if pairing not in ("all", "nearest"):
+        raise ValueError(f"`pairing` must be 'all' or 'nearest', got {pairing!r}.")
+
+
+def init(num_inputs: int, num_outputs: int) -> TraceState:
+    """No spike yet."""
+    return TraceState(jnp.zeros(num_inputs), jnp.zeros(num_outputs))
+
+
+def _grown(trace, spikes, pairing):
+    return trace + spikes if pairing == "all" else jnp.maximum(trace, spikes)
+
+
+def step(
+    weights: Float[Array, "I O"],
+    state: TraceState,
+    pre: Float[Array, "I"],
+    post: Float[Array, "O"],
+    params: TraceParams,
+    *,
+    dt: float = 1.0,
+    pairing: Pairing = "all",
+) -> tuple[Float[Array, "I O"], TraceState]:
+    r"""One step of trace-based STDP: $\Delta w_{io} = a_{ltp}\, x_i s_o - a_{ltd}\, s_i y_o$, clipped to the bounds.
+
+    Traces $x$, $y$ are those of earlier steps, so two spikes of the same step leave the weight alone. With `pairing="all"` and no
+    clipping, the sum over steps is that of `pair_window` over all pairs of spikes.
+
+    Raises:
+      ValueError: if `dt` is not positive, or `pairing` is unknown.
+    """
+    _check(dt, pairing)
+    p = _floats(params)
+    x, y = state.pre * jnp.exp(-dt / p.tau_pre), state.post * jnp.exp(-dt / p.tau_post)
+    change = p.ltp * jnp.outer(x, post) - p.ltd * jnp.outer(pre, y)
+    weights = jnp.clip(weights + change, p.low, p.high)
+    return weights, TraceState(_grown(x, pre, pairing), _grown(y, post, pairing))
+
+
+def run(
+    weights: Float[Array, "I O"],
+    pre: Float[Array, "T I"],
+    post: Float[Array, "T O"],
+    params: TraceParams = TraceParams(),
+    *,
+    dt: float = 1.0,
+    pairing: Pairing = "all",
+) -> Float[Array, "I O"]:
+    """Weights after given spike trains.
+
+    Raises:
+      ValueError: as `step`.
+    """
+
+    def body(carry, spikes):
+        return step(*carry, *spikes, params, dt=dt, pairing=pairing), None
+
+    start = weights, init(*weights.shape)
+    return lax.scan(body, start, (pre, post))[0][0]
+
+
+class HomeostaticParams(NamedTuple):
+    """A layer in the manner of Diehl and Cook; potentials in units of the base threshold, resting at 0."""
+
+    rate: ArrayLike = 0.01
+    target: ArrayLike = 0.4  # input trace at which an output spike leaves the weight alone
+    tau_pre: ArrayLike = 20.0  # ms
+    tau_membrane: ArrayLike = 100.0  # ms
+    threshold: ArrayLike = 1.0
+    theta_plus: ArrayLike = 0.05  # rise of a neuron's own threshold at each of its spikes
+    tau_theta: ArrayLike = 1e7  # ms
+    inhibition: ArrayLike = 1.0  # drop of all other membranes at a spike
+    high: ArrayLike = 1.0
+    total: ArrayLike = 10.0  # sum of an output's weights after `normalise`
+
+
+class HomeostaticState(NamedTuple):
+    """All that changes; `theta` and `weights` are kept from one sample to the next."""
+
+    weights: Float[Array, "I O"]
+    theta: Float[Array, "O"]
+    membrane: Float[Array, "O"]
+    pre: Float[Array, "I"]
+    spikes: Float[Array, "O"]  # of the last step
+
+
+def homeostatic_init(weights: Float[Array, "I O"]) -> HomeostaticState:
+    """State before the first sample."""
+    inputs, outputs = weights.shape
+    zero = jnp.zeros(outputs)
+    return HomeostaticState(weights, zero, zero, jnp.zeros(inputs), zero)
+
+
+def normalise(
+    weights: Float[Array, "I O"], total: ArrayLike
+) -> Float[Array, "I O"]:
+    """Scales every output's weights to the same sum; an output without weights stays so."""
+    sums = weights.sum(0, keepdims=True)
+    scale = jnp.asarray(total, weights.dtype) / jnp.where(sums > 0, sums, 1)
+    return weights * jnp.where(sums > 0, scale, 1)
+
+
+def homeostatic_step(
+    state: HomeostaticState,
+    pre: Float[Array, "I"],
+    params: HomeostaticParams = HomeostaticParams(),
+    *,
+    dt: float = 1.0,
+) -> HomeostaticState:
+    r"""One step: leaky neurons with lateral inhibition and adaptive thresholds; weights learn at output spikes.
+
+    $v \leftarrow v e^{-dt/\tau_m} + W^T s - c \sum_{o' \ne o} z_{o'}$ with the spikes $z$ of the step before; spike where $v$ exceeds
+    threshold + $\theta$, then $v \leftarrow 0$ and $\theta \leftarrow \theta + \theta_+$, while $\theta$ decays with $\tau_\theta$.
+    At an output spike $\Delta w_{io} = \eta (x_i - x_{target}) (w_{max} - w_{io})$, clipped to 0 ... $w_{max}$; $x$ is the input's trace,
+    set to 1 by a spike (of this step too). Reference: Diehl and Cook, Frontiers in Computational Neuroscience 9 (2015) 99,
+    their rule with $\mu = 1$; current-based synapses and direct inhibition stand for its conductances and its inhibitory layer.
+
+    Raises:
+      ValueError: if `dt` is not positive.
+    """
+    _check(dt, "all")
+    p = _floats(params)
+    trace = jnp.maximum(state.pre * jnp.exp(-dt / p.tau_pre), pre)
+    others = state.spikes.sum() - state.spikes
+    v = state.membrane * jnp.exp(-dt / p.tau_membrane) + pre @ state.weights
+    v = v - p.inhibition * others
+    spikes = (v > p.threshold + state.theta).astype(v.dtype)
+    theta = state.theta * jnp.exp(-dt / p.tau_theta) + p.theta_plus * spikes
+    change = p.rate * (trace - p.target)[:, None] * (p.high - state.weights)
+    weights = jnp.clip(state.weights + change * spikes[None], 0.0, p.high)
+    return HomeostaticState(weights, theta, v * (1 - spikes), trace, spikes)
+
+
+def homeostatic_run(
+    state: HomeostaticState,
+    pre: Float[Array, "T I"],
+    params: HomeostaticParams = HomeostaticParams(),
+    *,
+    dt: float = 1.0,
+) -> tuple[HomeostaticState, Float[Array, "T O"]]:
+    """One sample: weights are normalised first, membranes and traces start at rest. Returns the output's spikes too.
+
+    Raises:
+      ValueError: as `homeostatic_step`.
+    """
+    start = homeostatic_init(normalise(state.weights, params.total))
+    start = start._replace(theta=state.theta)
+
+    def body(state, spikes):
+        state = homeostatic_step(state, spikes, params, dt=dt)
+        return state, state.spikes
+
+    return lax.scan(body, start, pre)
