@@ -16,7 +16,7 @@ def frontend() -> Frontend:
     return Frontend(bank, padding=1, radius=3, num_steps=6)
 
 
-_FIRST = Block((Conv(6, 5, threshold=6, num_winners=3, radius=2, pool=2),))
+_FIRST = Block((Conv(6, 5, threshold=6.0, num_winners=3, radius=2, pool=2),))
 
 CHAIN = Network((_FIRST,), (Decision(20, 5, pool=2),), (1, 2), frontend)
 
@@ -26,8 +26,8 @@ WIDE = Network(
         _FIRST,
         Block(
             (
-                Conv(4, 3, threshold=5, num_winners=2, radius=1, pool=2, pad=1),
-                Conv(4, 5, threshold=9, num_winners=2, radius=1, pool=2, pad=1),
+                Conv(4, 3, threshold=5.0, num_winners=2, radius=1, pool=2, pad=1),
+                Conv(4, 5, threshold=9.0, num_winners=2, radius=1, pool=2, pad=1),
             ),
             skip=True,
         ),

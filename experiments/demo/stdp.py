@@ -38,7 +38,7 @@ def frontend() -> encode.Frontend:
 
 def network(num_epochs: int) -> stdp.Network:
     """32 features of 3 x 3 that learn by STDP for two epochs, and 100 of 7 x 7 that decide."""
-    first = layer.Conv(32, 3, threshold=3, num_winners=4, radius=2, pad=1)
+    first = layer.Conv(32, 3, threshold=3.0, num_winners=4, radius=2, pad=1)
     return stdp.Network(
         (stdp.Block((first,)),),
         (layer.Decision(100, 7, pool=2),),

@@ -95,17 +95,17 @@ class Network:
             )
 
 
-_FIRST = Block((Conv(30, 5, threshold=15, num_winners=5, radius=3, pad=2),))
+_FIRST = Block((Conv(30, 5, threshold=15.0, num_winners=5, radius=3, pad=2),))
 
 
 def _second(features: int) -> Block:
     return Block(
-        (Conv(features, 3, threshold=10, num_winners=8, radius=1, pool=2, pad=1),)
+        (Conv(features, 3, threshold=10.0, num_winners=8, radius=1, pool=2, pad=1),)
     )
 
 
 def _third(*kernels: int, features: int, radius: int = 1, **options) -> Block:
-    shared = {"threshold": 50, "num_winners": 15, "pool": 2, "pad": 1} | options
+    shared = {"threshold": 50.0, "num_winners": 15, "pool": 2, "pad": 1} | options
     return Block(tuple(Conv(features, k, radius=radius, **shared) for k in kernels))
 
 
@@ -173,10 +173,10 @@ f mod 150 of the second, pooled by its earliest spike.
 
 deeper2024 = Network(
     (
-        Block((Conv(30, 3, threshold=15, num_winners=5, radius=3, pad=2),)),
+        Block((Conv(30, 3, threshold=15.0, num_winners=5, radius=3, pad=2),)),
         _second(150),
         _third(3, features=250),
-        Block((Conv(200, 3, threshold=1, num_winners=20, radius=1, pool=3, pad=2),)),
+        Block((Conv(200, 3, threshold=1.0, num_winners=20, radius=1, pool=3, pad=2),)),
     ),
     _decision(3, features=100),
     epochs=(2, 4, 4, 4, 100),
@@ -185,13 +185,13 @@ deeper2024 = Network(
 
 kheradpisheh2018 = Network(
     (
-        Block((Conv(32, 5, threshold=10, num_winners=5, radius=2, pad=2),)),
+        Block((Conv(32, 5, threshold=10.0, num_winners=5, radius=2, pad=2),)),
         Block(
             (
                 Conv(
                     150,
                     2,
-                    threshold=1,
+                    threshold=1.0,
                     num_winners=8,
                     radius=1,
                     pool=2,

@@ -20,7 +20,7 @@ from jsnn.models.stdp import Block, Network, stages
 from jsnn.stdp import encode, inhibition, layer, waves
 from jsnn.stdp.layer import Decision
 
-Weights = tuple[Float[Array, "F C k k"], ...]  # of one block
+Weights = tuple[Float[Array, "_ _ _ _"], ...]  # of one block, each [F, C, k, k]
 _BATCH = 250  # images a call: bounds memory, and what filling up the last one costs
 
 
@@ -76,8 +76,8 @@ def spike_times(network: Network, images: np.ndarray) -> UInt8[np.ndarray, "N C 
 
 
 def inhibited(
-    block: Block, inputs: UInt8[Array, "N C H W"], num_steps: int
-) -> UInt8[Array, "N C H W"]:
+    block: Block, inputs: UInt8[np.ndarray, "N C H W"], num_steps: int
+) -> UInt8[np.ndarray, "N C H W"]:
     """A block's input as its training sees it: of each position's spikes only the first, if the block says so."""
     if not block.inhibited:
         return inputs
@@ -207,7 +207,7 @@ def _excess(
 
 def fields(
     network: Network, weights: Sequence[Weights]
-) -> list[list[Float[Array, "F H W"]]]:
+) -> list[list[Float[Array, "_ _ _"]]]:
     """Features of every layer in image space, listed as `stages`. What goes around a block is left out of the picture.
 
     A decision layer's inputs add up over the whole window, and its weights stay far from 0, so its features are drawn as sums, by
