@@ -118,12 +118,12 @@ def test_one_compilation_serves_all_tasks_within_capacity(tmp_path, er):
 def test_a_run_killed_in_mid_task_and_resumed_ends_bit_for_bit(
     tmp_path, er, monkeypatch
 ):
-    """With a head that grows from one column, and a checkpoint after every row."""
+    """With a head that grows from three columns to six, and a checkpoint after every row."""
     tasks = stream(HARD, repeated="again")
     schedule = driver.Schedule(3, log_every=2, checkpoint_seconds=0.0)
-    options = {"schedule": schedule, "capacity": 1}
+    options = {"schedule": schedule, "capacity": 3}
     whole, whole_run = drive(tmp_path / "whole", er, tasks, **options)
-    assert whole.state.memory.buffer.num_seen.size == 8
+    assert whole.state.memory.buffer.num_seen.size == 6
     saved, save = [], driver.checkpoint.save
 
     def dying(folder, step, state):

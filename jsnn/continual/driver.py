@@ -24,7 +24,7 @@ from jsnn.continual.buffer import Batch
 from jsnn.continual.method import Settings
 from jsnn.continual.spiking import BatchNormPolicy
 from jsnn.continual.stream import Stream
-from jsnn.continual.training import Learner, State
+from jsnn.continual.training import MAX_STEPS, Learner, State
 from jsnn.data import Split
 from jsnn.runs import Run
 from jsnn.training import TrainState
@@ -273,18 +273,21 @@ def _advance(
     course, state, pool, num_steps, later, bar
 ) -> tuple[State, dict[str, Any]]:
     """Takes `num_steps` in stretches that keep the bar moving; returns their mean loss and accuracy."""
-    loss, accuracy, left = 0.0, 0.0, num_steps
+    losses, accuracies, left = [], [], num_steps
     while left:
-        length, start = min(left, course.clock.stretch()), time.monotonic()
-        state, totals = course.jitted.run(
+        length, start = min(left, course.clock.stretch(), MAX_STEPS), time.monotonic()
+        state, found = course.jitted.run(
             state, course.settings, pool, jnp.int32(length), later
         )
-        loss, accuracy = loss + float(totals.loss), accuracy + float(totals.accuracy)
+        losses.append(np.asarray(found.loss)[:length])  # waits for the device
+        accuracies.append(np.asarray(found.accuracy)[:length])
         course.clock.trained(length, time.monotonic() - start)
         left -= length
         bar.update(length)
-    bar.set_postfix(loss=f"{loss / num_steps:.3f}", refresh=False)
-    return state, {"loss": loss / num_steps, "accuracy": accuracy / num_steps}
+    # Means over steps, whatever stretches they came in: a resumed run writes the same rows.
+    loss = float(np.concatenate(losses).mean())
+    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+    return state, {"loss": loss, "accuracy": float(np.concatenate(accuracies).mean())}
 
 
 def _close_task(course: _Course, state: State) -> tuple[State, list[np.ndarray]]:

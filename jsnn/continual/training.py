@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from jsnn import head, layers
 from jsnn.continual import buffer as buffers
@@ -26,6 +26,9 @@ from jsnn.continual.buffer import Batch
 from jsnn.continual.method import Memory, Method, Scope, Settings
 from jsnn.continual.network import Network
 from jsnn.continual.spiking import POLICIES, BatchNormMode, BatchNormPolicy
+from jsnn.training import StepMetrics
+
+MAX_STEPS = 256  # the longest stretch of `run`
 
 
 class State(NamedTuple):
@@ -43,13 +46,6 @@ class State(NamedTuple):
     valid: Bool[Array, "N"]  # the task's samples that its method trains on
 
 
-class Totals(NamedTuple):
-    """Sums over the steps of a stretch."""
-
-    loss: Float[Array, ""]
-    accuracy: Float[Array, ""]
-
-
 class Predictions(NamedTuple):
     """A column for each test sample: the best of all open ones, and of those of its task."""
 
@@ -64,7 +60,8 @@ class Learner(NamedTuple):
       init: `(key, capacity, num_samples) -> State`; the numbers are static: C and N.
       begin: `(state, settings, data, num_open, later) -> State`: opens classes and prepares method and optimiser; `data` are the task's samples.
       pool: `(state, data, seen) -> Batch`: what the method trains on, of the task's samples or of all `seen` so far.
-      run: `(state, settings, pool, num_steps, later) -> (State, Totals)`: `num_steps` may be traced; a stretch must not cross the end of an epoch.
+      run: `(state, settings, pool, num_steps, later) -> (State, StepMetrics)`: `num_steps`
+        may be traced, is at most `MAX_STEPS`, and must not cross the end of an epoch.
       end: `(state, settings, data, later) -> State`: closes the task.
       predict: `(state, settings, data, columns, num_open, later) -> Predictions`, `columns` `[C]` being those of the samples' task.
       batch_size: B.
@@ -75,7 +72,7 @@ class Learner(NamedTuple):
     init: Callable[[Array, int, int], State]
     begin: Callable[..., State]
     pool: Callable[[State, Batch, Batch], Batch]
-    run: Callable[..., tuple[State, Totals]]
+    run: Callable[..., tuple[State, StepMetrics]]
     end: Callable[..., State]
     predict: Callable[..., Predictions]
     batch_size: int
@@ -266,7 +263,7 @@ def _pool(method: Method, state: State, data: Batch, seen: Batch) -> Batch:
 
 def _step(
     parts: _Parts, state: State, settings, batch: Batch, later: bool
-) -> tuple[State, Totals]:
+) -> tuple[State, StepMetrics]:
     """One optimiser step."""
     key, key_after = jax.random.split(_key(state, _STEP, state.step))
     model, scope = state.model, _scope(state)
@@ -294,12 +291,12 @@ def _step(
         step=state.step + 1,
         task_step=state.task_step + 1,
     )
-    return state, Totals(update.loss, update.accuracy)
+    return state, StepMetrics(update.loss, update.accuracy)
 
 
 def _run(
     parts: _Parts, state: State, settings, pool: Batch, num_steps, later: bool
-) -> tuple[State, Totals]:
+) -> tuple[State, StepMetrics]:
     size, count = parts.batch_size, jnp.maximum(pool.valid.sum(), 1)
     per_epoch = (count + size - 1) // size
     epoch = state.task_step // per_epoch
@@ -307,17 +304,18 @@ def _run(
     priority = jax.random.uniform(key, pool.valid.shape)
     order = jnp.argsort(jnp.where(pool.valid, priority, 2.0))  # valid samples first
 
-    def body(_, carry):
-        state, totals = carry
+    def body(i, carry):
+        state, metrics = carry
         place = state.task_step % per_epoch * size + jnp.arange(size)
         # What the last batch lacks is made up by the epoch's first samples, which count for nothing but batch norm.
         chosen = order[place % count]
         batch = Batch(pool.images[chosen], pool.labels[chosen], place < count)
         state, new = _step(parts, state, settings, batch, later)
-        return state, jax.tree.map(jnp.add, totals, new)
+        return state, jax.tree.map(lambda m, x: m.at[i].set(x), metrics, new)
 
-    zero = jnp.zeros(())
-    return jax.lax.fori_loop(0, num_steps, body, (state, Totals(zero, zero)))
+    empty = jnp.zeros(MAX_STEPS)
+    start = (state, StepMetrics(empty, empty))
+    return jax.lax.fori_loop(0, num_steps, body, start)
 
 
 def _end(parts: _Parts, state: State, settings, data: Batch, later: bool) -> State:
