@@ -16,13 +16,17 @@ def pad(wave, width):
 
 def pool(wave, size, stride, padding):
     x = np.pad(
-        wave, ((0, 0), (0, 0), (padding, padding), (padding, padding)), constant_values=-np.inf
+        wave,
+        ((0, 0), (0, 0), (padding, padding), (padding, padding)),
+        constant_values=-np.inf,
     )
     h, w = ((n - size) // stride + 1 for n in x.shape[2:])
     out = np.empty((*x.shape[:2], h, w))
     for r in range(h):
         for c in range(w):
-            window = x[:, :, r * stride : r * stride + size, c * stride : c * stride + size]
+            window = x[
+                :, :, r * stride : r * stride + size, c * stride : c * stride + size
+            ]
             out[:, :, r, c] = window.max((2, 3))
     return np.maximum(out, 0)
 
@@ -64,12 +68,16 @@ def winners(potential, spikes, k, radius):
     alive = first < num_steps
     value = np.take_along_axis(potential, np.minimum(first, num_steps - 1)[None], 0)[0]
     while len(found) < k and alive.any():
-        f, r, c = min(np.argwhere(alive), key=lambda i: (first[tuple(i)], -value[tuple(i)], *i))
+        f, r, c = min(
+            np.argwhere(alive), key=lambda i: (first[tuple(i)], -value[tuple(i)], *i)
+        )
         found.append((f, r, c))
         alive[f] = False
         if radius:
             alive[
-                :, max(r - radius, 0) : r + radius + 1, max(c - radius, 0) : c + radius + 1
+                :,
+                max(r - radius, 0) : r + radius + 1,
+                max(c - radius, 0) : c + radius + 1,
             ] = False
     return found, first, value
 

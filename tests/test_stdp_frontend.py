@@ -23,7 +23,9 @@ def reference():
 def exact_responses(image):
     """Filtered and normalised in float64."""
     padded = np.pad(image.astype(np.float64), 6)
-    out = [correlate2d(padded, k, "valid") for k in filters.mnist_bank().astype(np.float64)]
+    out = [
+        correlate2d(padded, k, "valid") for k in filters.mnist_bank().astype(np.float64)
+    ]
     filtered = np.where(np.array(out) < 50, 0, out)
     box = np.ones((17, 17)) / 289
     mean = [correlate2d(np.pad(f, 8), box, "valid") for f in filtered]
@@ -53,11 +55,17 @@ def test_differences_of_gaussians_have_the_published_values(args, at, value):
 
 @pytest.mark.parametrize(
     ("args", "total"),
-    [((7, 7 / 9, 14 / 9), 4.71686), ((7, 14 / 9, 7 / 9), 46.1465), ((13, 26 / 9, 13 / 9), 157.8686)],
+    [
+        ((7, 7 / 9, 14 / 9), 4.71686),
+        ((7, 14 / 9, 7 / 9), 46.1465),
+        ((13, 26 / 9, 13 / 9), 157.8686),
+    ],
 )
 def test_differences_of_gaussians_have_the_published_sums(args, total):
     # Published to six digits.
-    assert abs(filters.difference_of_gaussians(*args)).sum() == pytest.approx(total, rel=2e-6)
+    assert abs(filters.difference_of_gaussians(*args)).sum() == pytest.approx(
+        total, rel=2e-6
+    )
 
 
 def test_gabor_has_the_published_values():
@@ -67,7 +75,9 @@ def test_gabor_has_the_published_values():
     assert kernel[2, 2] == 1
 
 
-@pytest.mark.parametrize("args", [(4, 1.0, 2.0), (0, 1.0, 2.0), (3, 1.0, 1.0), (3, 0.0, 1.0)])
+@pytest.mark.parametrize(
+    "args", [(4, 1.0, 2.0), (0, 1.0, 2.0), (3, 1.0, 1.0), (3, 0.0, 1.0)]
+)
 def test_bad_kernels_are_refused(args):
     with pytest.raises(ValueError, match="`size`|`inner`"):
         filters.difference_of_gaussians(*args)
@@ -116,7 +126,9 @@ def test_bad_images_and_thresholds_are_refused():
     with pytest.raises(ValueError, match="`images` must be"):
         filters.apply(jnp.zeros((4, 4)), filters.gabor_bank())
     with pytest.raises(ValueError, match="`threshold` must be"):
-        filters.apply(jnp.zeros((1, 9, 9)), filters.gabor_bank(), threshold=jnp.zeros(3))
+        filters.apply(
+            jnp.zeros((1, 9, 9)), filters.gabor_bank(), threshold=jnp.zeros(3)
+        )
 
 
 def test_local_normalisation_divides_by_the_mean_of_a_window():
@@ -126,7 +138,9 @@ def test_local_normalisation_divides_by_the_mean_of_a_window():
         window = np.pad(x[c].astype(np.float64), 2)[r : r + 5, q : q + 5]
         expected[c, r, q] = x[c, r, q] / (window.sum() / 25 + 1e-12)
     # Single precision, sums of 25.
-    np.testing.assert_allclose(encode.normalise_locally(jnp.asarray(x), 2), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        encode.normalise_locally(jnp.asarray(x), 2), expected, rtol=1e-6
+    )
     with pytest.raises(ValueError, match="`radius`"):
         encode.normalise_locally(jnp.asarray(x), -1)
 
@@ -191,7 +205,9 @@ def test_reference_kernels_filters_and_normalisation():
         inner = kernel[6 - reach : 7 + reach, 6 - reach : 7 + reach]
         np.testing.assert_allclose(inner, expected, atol=1e-5)
         assert abs(kernel).sum() == abs(inner).sum()
-    filtered = filters.apply(jnp.asarray(ref["images"][:6]), bank, padding=6, threshold=50.0)
+    filtered = filters.apply(
+        jnp.asarray(ref["images"][:6]), bank, padding=6, threshold=50.0
+    )
     # Up to 10,000: relative, single precision.
     np.testing.assert_allclose(filtered, ref["dog_filtered"], rtol=1e-5)
     np.testing.assert_allclose(
@@ -211,5 +227,7 @@ def test_reference_spike_waves():
     assert len(differ) <= 2
     for image, *place in differ:
         value = exact_responses(ref["images"][image])[1]
-        other = [tuple(p) for i, *p in differ if i == image and tuple(p) != tuple(place)]
+        other = [
+            tuple(p) for i, *p in differ if i == image and tuple(p) != tuple(place)
+        ]
         assert any(abs(value[tuple(place)] - value[o]) < 1e-12 for o in other)

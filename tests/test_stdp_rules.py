@@ -44,10 +44,14 @@ def test_a_map_of_times_is_a_cumulative_wave():
         waves.to_dense(jnp.asarray(times), 0)
 
 
-@pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (2, 1, 0), (2, 2, 1)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (2, 1, 0), (2, 2, 1)]
+)
 def test_pooling_is_the_earliest_spike(size, stride, padding):
     times = random_times(2, 7, 6, silent=0.7)
-    got = waves.pool(jnp.asarray(times), size, stride=stride, padding=padding, num_steps=STEPS)
+    got = waves.pool(
+        jnp.asarray(times), size, stride=stride, padding=padding, num_steps=STEPS
+    )
     expected = loops.pool(loops.dense(times, STEPS), size, stride, padding)
     np.testing.assert_array_equal(waves.to_dense(got, STEPS), expected)
     assert (np.asarray(got) == STEPS).any()
@@ -84,7 +88,9 @@ def test_bisection_finds_the_first_crossing(num_steps):
     times = random_times(2, 8, 8, silent=0.5, num_steps=num_steps)
     potential = loops.potentials(weights, loops.dense(times, num_steps))
     kept = loops.pointwise(loops.thresholded(potential, theta))
-    got = waves.first_crossing(jnp.asarray(weights), jnp.asarray(times), theta, num_steps)
+    got = waves.first_crossing(
+        jnp.asarray(weights), jnp.asarray(times), theta, num_steps
+    )
     expected = num_steps - (kept > 0).sum(0)  # [F, H, W]
     np.testing.assert_array_equal(got.times, expected.min(0).ravel())
     crosses = np.asarray(got.times) < num_steps
@@ -93,7 +99,9 @@ def test_bisection_finds_the_first_crossing(num_steps):
         np.asarray(got.features)[crosses], expected.argmin(0).ravel()[crosses]
     )
     place = np.unravel_index(np.flatnonzero(crosses), expected.shape[1:])
-    values = potential[np.asarray(got.times)[crosses], np.asarray(got.features)[crosses], *place]
+    values = potential[
+        np.asarray(got.times)[crosses], np.asarray(got.features)[crosses], *place
+    ]
     np.testing.assert_array_equal(np.asarray(got.values)[crosses], values)
 
 
@@ -116,7 +124,9 @@ def test_lateral_inhibition_has_the_published_values():
 
 def test_features_are_dropped():
     times = random_times(3, 4, 4, silent=0.0)
-    got = inhibition.drop_features(jnp.asarray(times), jnp.array([False, True, False]), STEPS)
+    got = inhibition.drop_features(
+        jnp.asarray(times), jnp.array([False, True, False]), STEPS
+    )
     expected = times.copy()
     expected[1] = STEPS
     np.testing.assert_array_equal(got, expected)
@@ -136,7 +146,9 @@ def test_pointwise_inhibition_equals_the_dense_rule():
     got = inhibition.pointwise(times, values, STEPS)
     np.testing.assert_array_equal(waves.to_dense(got, STEPS), kept > 0)
     first = np.asarray(times).astype(int)
-    among = (first == first.min(0)) & (np.asarray(values) == np.where(first == first.min(0), values, -1).max(0))
+    among = (first == first.min(0)) & (
+        np.asarray(values) == np.where(first == first.min(0), values, -1).max(0)
+    )
     assert (among.sum(0) > 1).any()  # ties there are
 
 
@@ -170,7 +182,8 @@ def test_reference_primitives():
     np.testing.assert_array_equal(wave * potential, limited)
     kept = inhibition.pointwise(times, values, 15)
     np.testing.assert_array_equal(
-        np.asarray(waves.to_dense(kept, 15)) * potential, ref["prim.pointwise_inhibited"]
+        np.asarray(waves.to_dense(kept, 15)) * potential,
+        ref["prim.pointwise_inhibited"],
     )
     got = k_winners(kept, values, num_winners=5, radius=2, num_steps=15)
     expected = ref["prim.winners_k5_r2"]
@@ -182,7 +195,13 @@ def test_reference_primitives():
 @functools.partial(jax.jit, static_argnames=("k", "radius", "chunk", "num_steps"))
 def raced(weights, times, theta, k, radius, chunk, num_steps):
     return race(
-        weights, times, theta, num_winners=k, radius=radius, num_steps=num_steps, chunk=chunk
+        weights,
+        times,
+        theta,
+        num_winners=k,
+        radius=radius,
+        num_steps=num_steps,
+        chunk=chunk,
     )
 
 
@@ -239,7 +258,14 @@ def test_bad_competitions_are_refused():
         with pytest.raises(ValueError, match="`num_winners`|`radius`"):
             race(jnp.ones((1, 1, 2, 2)), times, 1.0, num_steps=3, **options)
     with pytest.raises(ValueError, match="at most 32767"):
-        race(jnp.ones((1, 1, 1, 1)), jnp.zeros((1, 1, 300), jnp.uint8), 1.0, num_steps=3, num_winners=1, radius=0)
+        race(
+            jnp.ones((1, 1, 1, 1)),
+            jnp.zeros((1, 1, 300), jnp.uint8),
+            1.0,
+            num_steps=3,
+            num_winners=1,
+            radius=0,
+        )
 
 
 def test_stdp_has_the_published_values():
@@ -249,7 +275,9 @@ def test_stdp_has_the_published_values():
     found = layer.compete(spec, weights, times, 3)
     assert found.index.tolist() == [[0, 0, 0]]
     assert found.times.tolist() == [1]
-    new = plasticity.learn(weights, times, found, Rates(0.1, -0.2), Bounds(), stabilise=True)
+    new = plasticity.learn(
+        weights, times, found, Rates(0.1, -0.2), Bounds(), stabilise=True
+    )
     # Published to three decimals.
     np.testing.assert_allclose(new.ravel(), [0.525, 0.909, 0.168, 0.658], atol=5e-7)
 
@@ -269,9 +297,22 @@ def test_learning_equals_the_dense_rule(stabilise, rates):
         jnp.zeros(3),
     )
     expected = loops.learn(
-        weights.astype(np.float64), loops.dense(times, STEPS), index, first, rates, 0.2, 0.8, stabilise
+        weights.astype(np.float64),
+        loops.dense(times, STEPS),
+        index,
+        first,
+        rates,
+        0.2,
+        0.8,
+        stabilise,
     )
-    args = jnp.asarray(weights), jnp.asarray(times), found, Rates(*rates), Bounds(0.2, 0.8)
+    args = (
+        jnp.asarray(weights),
+        jnp.asarray(times),
+        found,
+        Rates(*rates),
+        Bounds(0.2, 0.8),
+    )
     got = np.asarray(plasticity.learn(*args, stabilise=stabilise))
     np.testing.assert_allclose(got, expected, atol=1e-7)  # single precision
     assert (weights[[1, 3]] > 0.8).any()
@@ -289,7 +330,9 @@ def test_rates_double_up_to_their_cap():
         rates, count = double(rates, count)
         seen.append(float(rates.ltp))
         assert float(rates.ltd) == pytest.approx(-0.75 * seen[-1])
-    expected = np.repeat([0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.15, 0.15], 3)[1:22]
+    expected = np.repeat([0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.15, 0.15], 3)[
+        1:22
+    ]
     np.testing.assert_allclose(seen, expected, rtol=1e-6)
 
 

@@ -14,7 +14,9 @@ run = jax.jit(traces.run, static_argnames=("dt", "pairing"))
 
 
 def trains(steps=30, inputs=4, outputs=3, rate=0.2):
-    return [(RNG.random((steps, n)) < rate).astype(np.float32) for n in (inputs, outputs)]
+    return [
+        (RNG.random((steps, n)) < rate).astype(np.float32) for n in (inputs, outputs)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,14 @@ def test_traces_are_sums_over_pairs(pairing):
             seen = after[after < t]
             for s in seen if pairing == "all" else seen[-1:]:
                 weights[i, o] -= 0.015 * np.exp(-(t - s) * dt / 15)
-    got = run(jnp.full((4, 3), 0.5), jnp.asarray(pre), jnp.asarray(post), WIDE, dt=dt, pairing=pairing)
+    got = run(
+        jnp.full((4, 3), 0.5),
+        jnp.asarray(pre),
+        jnp.asarray(post),
+        WIDE,
+        dt=dt,
+        pairing=pairing,
+    )
     np.testing.assert_allclose(got, weights, atol=1e-6)  # single precision
     assert abs(weights - 0.5).max() > 0.02
 
@@ -47,7 +56,9 @@ def test_traces_are_sums_over_pairs(pairing):
 def test_weights_stay_within_bounds():
     pre, post = trains(rate=0.5)
     strong = TraceParams(0.5, 0.4)
-    got = np.asarray(run(jnp.full((4, 3), 0.5), jnp.asarray(pre), jnp.asarray(post), strong))
+    got = np.asarray(
+        run(jnp.full((4, 3), 0.5), jnp.asarray(pre), jnp.asarray(post), strong)
+    )
     assert got.min() >= 0
     assert got.max() <= 1
     assert np.isin(got, [0, 1]).any()
@@ -65,7 +76,14 @@ def test_vmap_over_rates_equals_a_loop():
 
 
 def test_the_rule_with_homeostasis_equals_a_loop():
-    p = HomeostaticParams(rate=0.1, theta_plus=0.2, tau_theta=50.0, tau_membrane=10.0, inhibition=0.3, total=1.5)
+    p = HomeostaticParams(
+        rate=0.1,
+        theta_plus=0.2,
+        tau_theta=50.0,
+        tau_membrane=10.0,
+        inhibition=0.3,
+        total=1.5,
+    )
     pre = (RNG.random((40, 5)) < 0.4).astype(np.float32)
     start = RNG.random((5, 3)).astype(np.float32)
     start[:, 2] = 0  # an output without weights
@@ -82,11 +100,20 @@ def test_the_rule_with_homeostasis_equals_a_loop():
         for o in np.flatnonzero(z):
             w[:, o] = (w[:, o] + 0.1 * (x - 0.4) * (1 - w[:, o])).clip(0, 1)
         fired.append(z)
-    state, spikes = jax.jit(traces.homeostatic_run)(traces.homeostatic_init(jnp.asarray(start)), jnp.asarray(pre), p)
+    state, spikes = jax.jit(traces.homeostatic_run)(
+        traces.homeostatic_init(jnp.asarray(start)), jnp.asarray(pre), p
+    )
     np.testing.assert_array_equal(spikes, fired)
     assert np.sum(fired, 0)[:2].min() >= 2
-    for got, expected in ((state.weights, w), (state.theta, theta), (state.membrane, v), (state.pre, x)):
-        np.testing.assert_allclose(got, expected, atol=1e-5)  # forty steps in single precision
+    for got, expected in (
+        (state.weights, w),
+        (state.theta, theta),
+        (state.membrane, v),
+        (state.pre, x),
+    ):
+        np.testing.assert_allclose(
+            got, expected, atol=1e-5
+        )  # forty steps in single precision
 
 
 def test_bad_options_are_refused():

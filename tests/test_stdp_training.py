@@ -56,7 +56,12 @@ def test_a_pass_equals_the_dense_rule():
         expected.append(found + [(-1, -1, -1)] * (3 - len(found)))
     params = train.params(SMALL)._replace(doubling=Doubling(every=4))
     state, found = run_stdp(
-        SMALL, train.init(jnp.asarray(start), Rates(0.05, -0.0375)), jnp.asarray(inputs), jnp.asarray(order), params, STEPS
+        SMALL,
+        train.init(jnp.asarray(start), Rates(0.05, -0.0375)),
+        jnp.asarray(inputs),
+        jnp.asarray(order),
+        params,
+        STEPS,
     )
     np.testing.assert_array_equal(found.index, expected)
     assert (np.asarray(found.index[2]) == -1).all()
@@ -96,11 +101,19 @@ def test_vmap_over_seeds_rates_and_thresholds_equals_a_loop():
 
 
 def test_cached_responses_equal_the_dense_rule():
-    inputs, weights = images(3), (RNG.integers(0, 9, (6, 2, 3, 3)) / 8).astype(np.float32)
+    inputs, weights = (
+        images(3),
+        (RNG.integers(0, 9, (6, 2, 3, 3)) / 8).astype(np.float32),
+    )
     above = Conv(1, 2, threshold=1, num_winners=1, radius=0, pool=2, pool_padding=1)
-    got = layer.respond(SMALL, jnp.asarray(weights), jnp.asarray(inputs), STEPS, above=above)
+    got = layer.respond(
+        SMALL, jnp.asarray(weights), jnp.asarray(inputs), STEPS, above=above
+    )
     active = layer.respond_at_last(
-        SMALL, jnp.asarray(weights), waves.fired(jnp.asarray(inputs), STEPS), above=above
+        SMALL,
+        jnp.asarray(weights),
+        waves.fired(jnp.asarray(inputs), STEPS),
+        above=above,
     )
     for i in range(3):
         wave = loops.pad(loops.dense(inputs[i], STEPS), 1)
@@ -168,8 +181,12 @@ def test_blocks_equal_the_dense_rule(block, window, outside):
     )
     np.testing.assert_array_equal(verdict.decision, found[:, 0])
     np.testing.assert_array_equal(verdict.index, found[:, 1:])
-    np.testing.assert_allclose(state.weights, expected, atol=1e-6)  # rates after a window are no longer exact
-    np.testing.assert_allclose([*state.reward, *state.punish], np.ravel(rates), rtol=1e-5)
+    np.testing.assert_allclose(
+        state.weights, expected, atol=1e-6
+    )  # rates after a window are no longer exact
+    np.testing.assert_allclose(
+        [*state.reward, *state.punish], np.ravel(rates), rtol=1e-5
+    )
     assert (found[[0, 5], 0] == -1).all()
     assert len(set(found[:, 1])) < len(found) - 2  # some features win more than once
     assert (weights > 0.875).any() == outside
@@ -178,7 +195,14 @@ def test_blocks_equal_the_dense_rule(block, window, outside):
 def test_images_that_are_all_silent_leave_weights_unclipped():
     weights = jnp.ones((20, 3, 3, 3))
     state, verdict = run_reward(
-        TOP, reward.init(weights), jnp.zeros((4, 3, 4, 4), bool), jnp.zeros(4, jnp.int32), jnp.arange(4), RewardParams(), window=100, block=4
+        TOP,
+        reward.init(weights),
+        jnp.zeros((4, 3, 4, 4), bool),
+        jnp.zeros(4, jnp.int32),
+        jnp.arange(4),
+        RewardParams(),
+        window=100,
+        block=4,
     )
     np.testing.assert_array_equal(state.weights, weights)
     assert (np.asarray(verdict.decision) == -1).all()
@@ -187,7 +211,9 @@ def test_images_that_are_all_silent_leave_weights_unclipped():
 def test_decisions_of_many_images_are_those_of_one():
     active, _ = reward_case()
     weights = jnp.asarray(quarters(20, 3, 3, 3))
-    many = jax.jit(layer.decide_all, static_argnames="spec")(TOP, weights, jnp.asarray(active))
+    many = jax.jit(layer.decide_all, static_argnames="spec")(
+        TOP, weights, jnp.asarray(active)
+    )
     one = jax.jit(layer.decide, static_argnames="spec")
     for i, image in enumerate(active):
         jax.tree.map(
@@ -200,34 +226,54 @@ def test_decisions_of_many_images_are_those_of_one():
 def test_a_committee_adapts_to_its_common_vote():
     active, labels = reward_case()
     other = Decision(20, 1, classes=10)
-    states = tuple(reward.init(jnp.asarray(quarters(20, 3, k, k)), RATES) for k in (3, 1))
+    states = tuple(
+        reward.init(jnp.asarray(quarters(20, 3, k, k)), RATES) for k in (3, 1)
+    )
     args = jnp.asarray(labels), jnp.arange(13), RATES
     both = (jnp.asarray(active),) * 2
     new, verdicts = jax.jit(
-        lambda s: reward.run_committee((TOP, other), s, both, *args, vote=lambda d: d[1], block=4)
+        lambda s: reward.run_committee(
+            (TOP, other), s, both, *args, vote=lambda d: d[1], block=4
+        )
     )(states)
     decisions = np.asarray(verdicts[1].decision)
     assert (decisions != np.asarray(verdicts[0].decision)).any()
     hits = (decisions == labels).mean()
     for state in new:
-        np.testing.assert_allclose(state.punish, np.array(RATES.punish) * hits, rtol=1e-5)
+        np.testing.assert_allclose(
+            state.punish, np.array(RATES.punish) * hits, rtol=1e-5
+        )
     alone = reward.run_window(TOP, states[0], both[0], *args, block=4)
     np.testing.assert_array_equal(alone[1].decision, verdicts[0].decision)
 
 
 def test_two_layers_learn_from_one_decision():
-    inputs, labels = images(8, channels=2, size=4), RNG.integers(0, 10, 8).astype(np.int32)
+    inputs, labels = (
+        images(8, channels=2, size=4),
+        RNG.integers(0, 10, 8).astype(np.int32),
+    )
     top = Decision(20, 3, classes=10, pad=1)
     hidden = Conv(6, 3, threshold=4.0, num_winners=3, radius=0, pad=1, stabilise=False)
     below, above = quarters(6, 2, 3, 3), quarters(20, 6, 3, 3)
     bounds, rates = Bounds(0.25, 0.875), (RATES.reward, RATES.punish)
     params = joint.JointParams(4.0, *(RATES._replace(bounds=bounds) for _ in range(2)))
     state = joint.JointState(
-        reward.init(jnp.asarray(below), params.hidden), reward.init(jnp.asarray(above), params.decision)
+        reward.init(jnp.asarray(below), params.hidden),
+        reward.init(jnp.asarray(above), params.decision),
     )
     learns = jnp.array([[True, False], [False, True]])
     new, verdict = jax.jit(
-        lambda s: joint.run((hidden, top), s, jnp.asarray(inputs), jnp.asarray(labels), jnp.arange(8), params, STEPS, learns=learns, window=4)
+        lambda s: joint.run(
+            (hidden, top),
+            s,
+            jnp.asarray(inputs),
+            jnp.asarray(labels),
+            jnp.arange(8),
+            params,
+            STEPS,
+            learns=learns,
+            window=4,
+        )
     )(state)
     w, v = below.astype(np.float64), above.astype(np.float64)
     for i in range(4):  # the first window, in which the hidden layer learns
@@ -253,17 +299,31 @@ def test_bad_layers_are_refused():
     with pytest.raises(ValueError, match="too few for pooling"):
         layer.shapes(MOZAFARI, (6, 4, 4))
     with pytest.raises(ValueError, match="`window` and `block`"):
-        reward.run(TOP, reward.init(jnp.ones((20, 3, 3, 3))), jnp.zeros((1, 3, 4, 4), bool), jnp.zeros(1, jnp.int32), jnp.arange(1), RATES, window=0)
+        reward.run(
+            TOP,
+            reward.init(jnp.ones((20, 3, 3, 3))),
+            jnp.zeros((1, 3, 4, 4), bool),
+            jnp.zeros(1, jnp.int32),
+            jnp.arange(1),
+            RATES,
+            window=0,
+        )
 
 
 def test_shapes_and_initial_weights():
-    assert layer.shapes(MOZAFARI, (6, 28, 28)) == [(30, 28, 28), (250, 14, 14), (200, 4, 4)]
+    assert layer.shapes(MOZAFARI, (6, 28, 28)) == [
+        (30, 28, 28),
+        (250, 14, 14),
+        (200, 4, 4),
+    ]
     weights = layer.init_weights(jax.random.key(0), MOZAFARI[1], 30)
     assert weights.shape == (250, 30, 3, 3)
     # 67,500 draws: standard errors are 0.0002 and 0.00014.
     assert float(weights.mean()) == pytest.approx(0.8, abs=1e-3)
     assert float(weights.std()) == pytest.approx(0.05, abs=1e-3)
-    assert float(train.convergence(jnp.array([[[[0.0, 1.0], [0.5, 1.0]]]]))) == pytest.approx(0.0625)
+    assert float(
+        train.convergence(jnp.array([[[[0.0, 1.0], [0.5, 1.0]]]]))
+    ) == pytest.approx(0.0625)
 
 
 @functools.cache
@@ -273,9 +333,14 @@ def reference():
     wave = np.unpackbits(ref["spike_waves"], axis=-1)[..., : shape[-1]]
     times = jnp.asarray((15 - wave.sum(1)).astype(np.uint8))
     respond = jax.jit(layer.respond, static_argnames=("spec", "num_steps", "above"))
-    second = respond(MOZAFARI[0], jnp.asarray(ref["w1_trained"]), times, 15, above=MOZAFARI[1])
+    second = respond(
+        MOZAFARI[0], jnp.asarray(ref["w1_trained"]), times, 15, above=MOZAFARI[1]
+    )
     active = jax.jit(layer.respond_at_last, static_argnames=("spec", "above"))(
-        MOZAFARI[1], jnp.asarray(ref["w2_trained"]), waves.fired(second, 15), above=MOZAFARI[2]
+        MOZAFARI[1],
+        jnp.asarray(ref["w2_trained"]),
+        waves.fired(second, 15),
+        above=MOZAFARI[2],
     )
     return ref, {"1": times, "2": second}, active
 
@@ -287,7 +352,12 @@ def test_reference_passes(name):
     spec = MOZAFARI[int(name) - 1]
     params = train.params(spec)._replace(doubling=NEVER)
     state, found = run_stdp(
-        spec, train.init(jnp.asarray(ref[f"w{name}_init"])), inputs[name], jnp.arange(60), params, 15
+        spec,
+        train.init(jnp.asarray(ref[f"w{name}_init"])),
+        inputs[name],
+        jnp.arange(60),
+        params,
+        15,
     )
     np.testing.assert_array_equal(found.index, ref[f"winners{name}"])
     np.testing.assert_allclose(state.weights, ref[f"w{name}_after"], atol=1e-6)

@@ -66,9 +66,13 @@ def run_blocks(
             slot, image, fresh, label, shown = item
             found = _decide(spec, changed, image, fresh, side)
             right = found.decision == label
-            rates = Rates(*(jnp.where(right, a, b) for a, b in zip(reward, punish, strict=True)))
+            rates = Rates(
+                *(jnp.where(right, a, b) for a, b in zip(reward, punish, strict=True))
+            )
             learns = shown & (found.decision >= 0)
-            return _learn(spec, taps, changed, image, found, rates, bounds, slot, learns), found
+            return _learn(
+                spec, taps, changed, image, found, rates, bounds, slot, learns
+            ), found
 
         items = (jnp.arange(block), images, fresh, labels[slots], slots >= 0)
         changed, found = lax.scan(one, start, items)
@@ -128,6 +132,8 @@ def _write(taps, changed):
         used = feature < taps.shape[1]
         old = lax.dynamic_index_in_dim(taps, feature, 1)
         new = lax.dynamic_index_in_dim(changed.rows, slot, 1)
-        return lax.dynamic_update_index_in_dim(taps, jnp.where(used, new, old), feature, 1)
+        return lax.dynamic_update_index_in_dim(
+            taps, jnp.where(used, new, old), feature, 1
+        )
 
     return lax.fori_loop(0, changed.features.shape[0], one, taps)

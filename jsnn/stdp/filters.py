@@ -85,7 +85,11 @@ def bank(kernels: Sequence[np.ndarray]) -> Float32[np.ndarray, "K k k"]:
     if not kernels:
         raise ValueError("`kernels` is empty; a bank needs at least one.")
     for kernel in kernels:
-        if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
+        if (
+            kernel.ndim != 2
+            or kernel.shape[0] != kernel.shape[1]
+            or kernel.shape[0] % 2 == 0
+        ):
             raise ValueError(
                 f"`kernels` must be square with an odd side, got one of shape {kernel.shape}."
             )
@@ -105,7 +109,12 @@ def cifar_bank() -> Float32[np.ndarray, "18 15 15"]:
     widths = [(5, 3 / 9, 6 / 9), (9, 7 / 9, 14 / 9), (15, 13 / 9, 26 / 9)]
     pairs = [((n, a, b), (n, b, a)) for n, a, b in widths]
     return bank(
-        [difference_of_gaussians(*args) for pair in pairs for args in pair for _ in range(3)]
+        [
+            difference_of_gaussians(*args)
+            for pair in pairs
+            for args in pair
+            for _ in range(3)
+        ]
     )
 
 

@@ -42,9 +42,7 @@ def drop_features(
 ) -> UInt8[Array, "*N F H W"]:
     """Feature inhibition: silences whole feature maps, as dropout does."""
     silent = jnp.asarray(num_steps, jnp.uint8)
-    return jnp.where(
-        dropped.reshape(*(1,) * (times.ndim - 3), -1, 1, 1), silent, times
-    )
+    return jnp.where(dropped.reshape(*(1,) * (times.ndim - 3), -1, 1, 1), silent, times)
 
 
 def lateral(

@@ -41,7 +41,9 @@ def step(
     theta, weights = params.threshold, state.hidden.weights
     fired = layer.fire_at_last(hidden, weights, inputs < num_steps, threshold=theta)
     active = layer.pooled_activity(decision, fired)
-    after, verdict = reward.step(decision, state.decision, active, label, params.decision)
+    after, verdict = reward.step(
+        decision, state.decision, active, label, params.decision
+    )
     winners = layer.compete(hidden, weights, inputs, num_steps, threshold=theta)
     learnt = plasticity.learn(
         weights,
@@ -109,7 +111,9 @@ def run(
             state, verdict = step(
                 specs, state, inputs[i], labels[i], params, num_steps, learns & shown
             )
-            return state, verdict._replace(decision=jnp.where(shown, verdict.decision, -1))
+            return state, verdict._replace(
+                decision=jnp.where(shown, verdict.decision, -1)
+            )
 
         state, verdicts = lax.scan(body, state, order)
         hidden, decision = (
@@ -119,4 +123,6 @@ def run(
         return JointState(hidden, decision), verdicts
 
     state, verdicts = lax.scan(one, state, (padded, learns))
-    return state, layer.Verdict(*(x.reshape(-1, *x.shape[2:])[:count] for x in verdicts))
+    return state, layer.Verdict(
+        *(x.reshape(-1, *x.shape[2:])[:count] for x in verdicts)
+    )

@@ -79,9 +79,7 @@ _BATCH = 16  # images whose decisions are computed at once
 def _check(spec: Layer) -> None:
     for name in ("features", "kernel", "pool"):
         if getattr(spec, name) < 1:
-            raise ValueError(
-                f"`{name}` must be at least 1, got {getattr(spec, name)}."
-            )
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(spec, name)}.")
     for name in ("pool_padding", "pad"):
         if getattr(spec, name) < 0:
             raise ValueError(
@@ -139,9 +137,7 @@ def pooled(
     """The input that the layer's other functions take: the map below, pooled, not padded."""
     if spec.pool == 1 and spec.pool_padding == 0:
         return times
-    return waves.pool(
-        times, spec.pool, padding=spec.pool_padding, num_steps=num_steps
-    )
+    return waves.pool(times, spec.pool, padding=spec.pool_padding, num_steps=num_steps)
 
 
 def pooled_activity(

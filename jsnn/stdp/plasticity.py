@@ -114,7 +114,9 @@ def doubled(
     """Rates for the next image, and the number of images since the last doubling, that image included."""
     count = count + 1
     due = count >= jnp.asarray(schedule.every, jnp.int32)
-    cap, ratio = (jnp.asarray(x, jnp.float32) for x in (schedule.cap, schedule.ltd_ratio))
+    cap, ratio = (
+        jnp.asarray(x, jnp.float32) for x in (schedule.cap, schedule.ltd_ratio)
+    )
     ltp = jnp.minimum(2 * rates.ltp, cap)
     new = Rates(jnp.where(due, ltp, rates.ltp), jnp.where(due, ratio * ltp, rates.ltd))
     return new, jnp.where(due, 0, count)

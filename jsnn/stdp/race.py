@@ -89,7 +89,9 @@ def race(
 
     def visit(race):
         words = _pack(times <= race.step.astype(jnp.uint8))
-        count = _window_sums(lax.population_count(words).sum(0, dtype=jnp.int32), kernel)
+        count = _window_sums(
+            lax.population_count(words).sum(0, dtype=jnp.int32), kernel
+        )
         able = ~race.settled & (count.astype(theta.dtype) * bound > theta)
         crossing = _evaluate(weights, words, able, theta, chunk)
         taken = (crossing.keys[None] >> _FEATURE) == (race.keys[:, None] >> _FEATURE)
@@ -185,7 +187,9 @@ def _evaluate(weights, words, able, theta, chunk) -> _Slice:
         new = _Slice(jnp.where(crosses, keys, _NONE), jnp.where(crosses, best, 0))
         at = (number * chunk,)
         update = lax.dynamic_update_slice
-        return number + 1, _Slice(*(update(a, b, at) for a, b in zip(found, new, strict=True)))
+        return number + 1, _Slice(
+            *(update(a, b, at) for a, b in zip(found, new, strict=True))
+        )
 
     return lax.while_loop(lambda c: c[0] * chunk < total, one, (zero, found))[1]
 
@@ -215,7 +219,9 @@ def _pick(race, keys, values, radius) -> _Race:
         out, settled = features == feature, race.settled
         if radius:
             out |= (abs(rows - row) <= radius) & (abs(columns - column) <= radius)
-            settled |= (abs(all_rows - row) <= radius) & (abs(all_columns - column) <= radius)
+            settled |= (abs(all_rows - row) <= radius) & (
+                abs(all_columns - column) <= radius
+            )
         values = jnp.where(out, 0, values)
         race = race._replace(
             settled=settled,

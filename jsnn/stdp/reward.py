@@ -51,7 +51,10 @@ def rates_for(
     """Reward's rates for a correct decision, else punishment's."""
     right = decision == label
     return Rates(
-        *(jnp.where(right, a, b) for a, b in zip(state.reward, state.punish, strict=True))
+        *(
+            jnp.where(right, a, b)
+            for a, b in zip(state.reward, state.punish, strict=True)
+        )
     )
 
 
@@ -131,7 +134,9 @@ def run_window(
         image = order[i]
         new, verdict = step(spec, state, active[image], labels[image], params)
         weights = jnp.where(image >= 0, new.weights, state.weights)
-        verdicts = jax.tree.map(lambda all_, one: all_.at[i].set(one), verdicts, verdict)
+        verdicts = jax.tree.map(
+            lambda all_, one: all_.at[i].set(one), verdicts, verdict
+        )
         return i + 1, state._replace(weights=weights), verdicts
 
     blank = layer.Verdict(
@@ -246,6 +251,7 @@ def run_committee(
 
     states, verdicts = lax.scan(one, tuple(states), padded)
     flat = [
-        layer.Verdict(*(x.reshape(-1, *x.shape[2:])[:count] for x in v)) for v in verdicts
+        layer.Verdict(*(x.reshape(-1, *x.shape[2:])[:count] for x in v))
+        for v in verdicts
     ]
     return states, tuple(flat)

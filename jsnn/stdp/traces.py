@@ -19,7 +19,9 @@ class TraceParams(NamedTuple):
     """What a sweep may vary."""
 
     ltp: ArrayLike = 0.01  # change at an output spike, times the input's trace
-    ltd: ArrayLike = 0.012  # change at an input spike, times the output's trace; subtracted
+    ltd: ArrayLike = (
+        0.012  # change at an input spike, times the output's trace; subtracted
+    )
     tau_pre: ArrayLike = 20.0  # ms
     tau_post: ArrayLike = 20.0  # ms
     low: ArrayLike = 0.0
@@ -119,11 +121,15 @@ class HomeostaticParams(NamedTuple):
     """A layer in the manner of Diehl and Cook; potentials in units of the base threshold, resting at 0."""
 
     rate: ArrayLike = 0.01
-    target: ArrayLike = 0.4  # input trace at which an output spike leaves the weight alone
+    target: ArrayLike = (
+        0.4  # input trace at which an output spike leaves the weight alone
+    )
     tau_pre: ArrayLike = 20.0  # ms
     tau_membrane: ArrayLike = 100.0  # ms
     threshold: ArrayLike = 1.0
-    theta_plus: ArrayLike = 0.05  # rise of a neuron's own threshold at each of its spikes
+    theta_plus: ArrayLike = (
+        0.05  # rise of a neuron's own threshold at each of its spikes
+    )
     tau_theta: ArrayLike = 1e7  # ms
     inhibition: ArrayLike = 1.0  # drop of all other membranes at a spike
     high: ArrayLike = 1.0
@@ -147,9 +153,7 @@ def homeostatic_init(weights: Float[Array, "I O"]) -> HomeostaticState:
     return HomeostaticState(weights, zero, zero, jnp.zeros(inputs), zero)
 
 
-def normalise(
-    weights: Float[Array, "I O"], total: ArrayLike
-) -> Float[Array, "I O"]:
+def normalise(weights: Float[Array, "I O"], total: ArrayLike) -> Float[Array, "I O"]:
     """Scales every output's weights to the same sum; an output without weights stays so."""
     sums = weights.sum(0, keepdims=True)
     scale = jnp.asarray(total, weights.dtype) / jnp.where(sums > 0, sums, 1)

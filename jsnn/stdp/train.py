@@ -39,9 +39,7 @@ def init(
     weights: Float[Array, "F C k k"], rates: Rates = Rates(0.004, -0.003)
 ) -> STDPState:
     """State before the first image."""
-    return STDPState(
-        weights, plasticity.as_arrays(rates), jnp.zeros((), jnp.int32)
-    )
+    return STDPState(weights, plasticity.as_arrays(rates), jnp.zeros((), jnp.int32))
 
 
 def step(
@@ -101,7 +99,9 @@ def run(
 
     def one(i, carry):
         state, winners = carry
-        state, new = step(spec, state, inputs[order[i]], params, num_steps, clip="winners")
+        state, new = step(
+            spec, state, inputs[order[i]], params, num_steps, clip="winners"
+        )
         return state, jax.tree.map(lambda all_, x: all_.at[i].set(x), winners, new)
 
     def stretch(carry, ends):

@@ -84,7 +84,11 @@ def pool(
             f"`size` {size} of the pooling window exceeds the padded map of {x.shape[-2:]}; pad more or pool less."
         )
     slices = [
-        x[..., i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
+        x[
+            ...,
+            i : i + stride * (h - 1) + 1 : stride,
+            j : j + stride * (w - 1) + 1 : stride,
+        ]
         for i in range(size)
         for j in range(size)
     ]
@@ -196,5 +200,3 @@ def dense_crossings(
     index = jnp.minimum(times, potential.shape[0] - 1).astype(jnp.int32)
     values = jnp.take_along_axis(potential, index[None], axis=0)[0]
     return times, jnp.where(times < potential.shape[0], values, 0)
-
-
