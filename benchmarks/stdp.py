@@ -36,7 +36,6 @@ COLUMNS = (
     "seconds_min",
     "seconds_median",
     "cpu_seconds_min",
-    "compile_seconds",
 )
 
 
@@ -100,12 +99,12 @@ def main(cfg: Config) -> list[dict[str, Any]]:
     for name, (run, args) in passes.items():
         for block in cfg.blocks if name == "3" else (None,):
             fn = run if block is None else functools.partial(run, block=block)
-            compiled, seconds = timing.compile_step(fn, *args)
+            compiled, _ = timing.compile_step(fn, *args)
             case = (name, block)
             calls[case] = timing.timed(
                 functools.partial(compiled, *args), cfg.min_seconds
             )
-            facts[case] = {"layer": name, "block": block, "compile_seconds": seconds}
+            facts[case] = {"layer": name, "block": block}
     samples = timing.interleave(calls, cfg.rounds)
     found = []
     for case, taken in samples.items():

@@ -79,7 +79,7 @@ def test_gabor_has_the_published_values():
     "args", [(4, 1.0, 2.0), (0, 1.0, 2.0), (3, 1.0, 1.0), (3, 0.0, 1.0)]
 )
 def test_bad_kernels_are_refused(args):
-    with pytest.raises(ValueError, match="`size`|`inner`"):
+    with pytest.raises(ValueError, match=r"`size`|`inner`"):
         filters.difference_of_gaussians(*args)
 
 

@@ -255,7 +255,7 @@ def test_the_race_equals_bisection_on_real_images():
 def test_bad_competitions_are_refused():
     times = jnp.zeros((1, 3, 3), jnp.uint8)
     for options in ({"num_winners": 0, "radius": 0}, {"num_winners": 1, "radius": -1}):
-        with pytest.raises(ValueError, match="`num_winners`|`radius`"):
+        with pytest.raises(ValueError, match=r"`num_winners`|`radius`"):
             race(jnp.ones((1, 1, 2, 2)), times, 1.0, num_steps=3, **options)
     with pytest.raises(ValueError, match="at most 32767"):
         race(

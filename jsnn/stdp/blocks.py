@@ -49,9 +49,8 @@ def run_blocks(
     """Weights within `bounds`, and constant rates: see `reward.run_window`, which is the way to call this."""
     count = order.shape[0]
     slots = jnp.pad(order, (0, -count % block), constant_values=-1).reshape(-1, block)
-    side = (active.shape[2] + 2 * spec.pad - spec.kernel + 1,) + (
-        active.shape[3] + 2 * spec.pad - spec.kernel + 1,
-    )
+    height, width = (n + 2 * spec.pad - spec.kernel + 1 for n in active.shape[2:])
+    side = (height, width)
 
     def body(taps, slots):
         images = active[slots].astype(taps.dtype)  # [B, C, H, W]

@@ -29,6 +29,9 @@ class RewardParams(NamedTuple):
     gain: ArrayLike = 1.0
 
 
+_PARAMS = RewardParams()
+
+
 class RewardState(NamedTuple):
     """All that training changes: saved and restored as a whole."""
 
@@ -38,7 +41,7 @@ class RewardState(NamedTuple):
 
 
 def init(
-    weights: Float[Array, "F C k k"], params: RewardParams = RewardParams()
+    weights: Float[Array, "F C k k"], params: RewardParams = _PARAMS
 ) -> RewardState:
     """State before the first image: the first window has the base rates themselves."""
     reward, punish = (plasticity.as_arrays(r) for r in (params.reward, params.punish))

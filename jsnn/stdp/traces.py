@@ -28,6 +28,9 @@ class TraceParams(NamedTuple):
     high: ArrayLike = 1.0
 
 
+_TRACES = TraceParams()
+
+
 class TraceState(NamedTuple):
     """Traces of both sides."""
 
@@ -36,7 +39,7 @@ class TraceState(NamedTuple):
 
 
 def pair_window(
-    interval: Float[Array, "*N"], params: TraceParams = TraceParams()
+    interval: Float[Array, "*N"], params: TraceParams = _TRACES
 ) -> Float[Array, "*N"]:
     r"""Change of a weight by one pair of spikes, $\Delta = t_{post} - t_{pre}$ in ms.
 
@@ -99,7 +102,7 @@ def run(
     weights: Float[Array, "I O"],
     pre: Float[Array, "T I"],
     post: Float[Array, "T O"],
-    params: TraceParams = TraceParams(),
+    params: TraceParams = _TRACES,
     *,
     dt: float = 1.0,
     pairing: Pairing = "all",
@@ -136,6 +139,9 @@ class HomeostaticParams(NamedTuple):
     total: ArrayLike = 10.0  # sum of an output's weights after `normalise`
 
 
+_HOMEOSTATIC = HomeostaticParams()
+
+
 class HomeostaticState(NamedTuple):
     """All that changes; `theta` and `weights` are kept from one sample to the next."""
 
@@ -163,7 +169,7 @@ def normalise(weights: Float[Array, "I O"], total: ArrayLike) -> Float[Array, "I
 def homeostatic_step(
     state: HomeostaticState,
     pre: Float[Array, "I"],
-    params: HomeostaticParams = HomeostaticParams(),
+    params: HomeostaticParams = _HOMEOSTATIC,
     *,
     dt: float = 1.0,
 ) -> HomeostaticState:
@@ -194,7 +200,7 @@ def homeostatic_step(
 def homeostatic_run(
     state: HomeostaticState,
     pre: Float[Array, "T I"],
-    params: HomeostaticParams = HomeostaticParams(),
+    params: HomeostaticParams = _HOMEOSTATIC,
     *,
     dt: float = 1.0,
 ) -> tuple[HomeostaticState, Float[Array, "T O"]]:

@@ -13,6 +13,8 @@ from jsnn.stdp.layer import Conv
 from jsnn.stdp.plasticity import Bounds, Doubling, Rates
 from jsnn.stdp.winners import Winners
 
+_RATES = Rates(0.004, -0.003)
+
 
 class STDPParams(NamedTuple):
     """What a sweep may vary."""
@@ -35,9 +37,7 @@ def params(spec: Conv) -> STDPParams:
     return STDPParams(spec.threshold)
 
 
-def init(
-    weights: Float[Array, "F C k k"], rates: Rates = Rates(0.004, -0.003)
-) -> STDPState:
+def init(weights: Float[Array, "F C k k"], rates: Rates = _RATES) -> STDPState:
     """State before the first image."""
     return STDPState(weights, plasticity.as_arrays(rates), jnp.zeros((), jnp.int32))
 
