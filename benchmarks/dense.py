@@ -1,0 +1,121 @@
+"""`Linear(N, N)` and LIF neurons, LIF neurons alone, and a recurrent layer over many steps: here and in the peers that are installed.
+
+    python -m benchmarks.dense [--network linear_lif] [--neurons 512 2048] [--peer-python PATH] [--save]
+
+The Open Neuromorphic benchmark (T = 500, batch 16, N = 512 to 16,384; https://open-neuromorphic.org/p/snn-library-benchmarks), with what it leaves open
+settled for all sides: float32 with TF32 off, compiled and warmed up before the clock starts, results waited for, forward and
+forward+backward apart, the same weights and inputs, peak memory of a fresh process. `recurrent` has the sizes of a network for
+Spiking Heidelberg Digits: 700 inputs, N recurrent neurons, 20 outputs.
+
+Every library is driven as its own documentation drives it: a loop over time where it wants one, all steps at once where it takes them.
+`check` is the number of spikes of the first step; where the neuron's rule is the same it must agree.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Any, Literal
+
+import tyro
+
+from benchmarks import processes, rows, timing
+from benchmarks.against_peers import with_ratios
+
+Network = Literal["linear_lif", "lif", "recurrent"]
+Direction = Literal["forward", "forward+backward"]
+Peer = Literal["snntorch", "spikingjelly", "norse"]
+_SCRIPT = pathlib.Path(__file__).parent / "peers" / "dense_worker.py"
+COLUMNS = (
+    "library",
+    "network",
+    "direction",
+    "neurons",
+    "timesteps",
+    "batch_size",
+    "seconds_min",
+    "seconds_median",
+    "ratio_min",
+    "ratio_median",
+    "peak_gb",
+    "check",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Dense spiking layers, against the peers that are installed."""
+
+    network: tuple[Network, ...] = ("linear_lif",)
+    """Linear and LIF, LIF alone, or a recurrent layer between 700 inputs and 20 outputs."""
+    directions: tuple[Direction, ...] = ("forward", "forward+backward")
+    """With the gradient of all weights and inputs, or without."""
+    neurons: tuple[int, ...] = (512, 2048, 4096)
+    """N; 16384 needs 24 GB with gradients."""
+    timesteps: tuple[int, ...] = (500,)
+    """T, time steps."""
+    batch_size: int = 16
+    """B, samples."""
+    peers: tuple[Peer, ...] = ("snntorch", "spikingjelly", "norse")
+    """Which libraries to compare with."""
+    peer_python: pathlib.Path = pathlib.Path(sys.executable)
+    """Python interpreter in which they are installed."""
+    rounds: int = 5
+    """Measured calls of each library, after one to warm up."""
+    save: bool = False
+    """Append the rows to benchmarks/results/dense.jsonl."""
+
+
+def compare(cfg: Config, work: dict[str, Any]) -> list[dict[str, Any]]:
+    """One comparison, this library's row first."""
+    with contextlib.ExitStack() as stack:
+        text = json.dumps(work)
+        own = processes.Worker(
+            "jsnn", [sys.executable, "-m", "benchmarks.dense_worker", text]
+        )
+        workers = {"jsnn": stack.enter_context(own)}
+        for name in cfg.peers:
+            command = [str(cfg.peer_python), str(_SCRIPT), name, text]
+            try:
+                workers[name] = stack.enter_context(processes.Worker(name, command))
+            except processes.Missing as missing:
+                print(f"Left out, not installed: {missing}")
+            except processes.WorkerError as error:
+                print(f"Left out, failed: {error}")
+        samples = timing.interleave(workers, cfg.rounds)
+    return with_ratios(
+        [
+            {"library": name, **work, **timing.summary(samples[name])}
+            | {
+                "warmup_seconds": worker.facts["warmup_seconds"],
+                "peak_gb": worker.peak_bytes / 1e9,
+                "check": worker.facts["check"],
+                "library_versions": worker.facts["versions"],
+            }
+            for name, worker in workers.items()
+        ]
+    )
+
+
+def main(cfg: Config) -> list[dict[str, Any]]:
+    """Runs every comparison, prints the table, and returns the rows."""
+    context, found = rows.context("dense"), []
+    for network in cfg.network:
+        for n in cfg.neurons:
+            for t in cfg.timesteps:
+                for direction in cfg.directions:
+                    work = {
+                        "network": network,
+                        "neurons": n,
+                        "timesteps": t,
+                        "batch_size": cfg.batch_size,
+                        "direction": direction,
+                    }
+                    found += [context | row for row in compare(cfg, work)]
+    rows.report(found, COLUMNS, benchmark="dense", keep=cfg.save)
+    return found
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
