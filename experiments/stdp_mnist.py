@@ -60,7 +60,7 @@ class Config:
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints."""
     resume: bool = False
-    """Go on with the run in --out."""
+    """Go on with the run in --out, for more epochs of R-STDP if --epochs names more."""
     tensorboard: bool = False
     """Also write TensorBoard event files, with the figures."""
     progress: bool = True
@@ -103,9 +103,11 @@ class Config:
         return found
 
 
-# What may change between a run and its resumption.
+# What may change between a run and its resumption. Neither `patience` nor the epochs of R-STDP change what comes before the end, so a
+# run may be given more.
 _FREE = (
     "out",
+    "patience",
     "data_dir",
     "reuse",
     "checkpoint_seconds",
@@ -321,6 +323,7 @@ def main(cfg: Config) -> dict[str, Any]:
     height, width, _ = (28, 28, 1) if cfg.data == "digits" else dataset.image_shape
     stdp.shapes(network, (height, width))
     config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
+    config["epochs"] = network.epochs[: len(network.blocks)]
     run = runs.Run(
         cfg.out,
         experiment="stdp_mnist",
@@ -363,7 +366,8 @@ def main(cfg: Config) -> dict[str, Any]:
             "model": cfg.model,
             "seed": cfg.seed,
             "epochs": " ".join(map(str, network.epochs)),
-            "epochs_of_reward": int(state.best_epoch),
+            "epochs_rewarded": int(state.epoch) if network.decision else 0,
+            "best_epoch": int(state.best_epoch),
             "test_accuracy": quality["accuracy"],
             "validation_accuracy": float(state.best_accuracy),
             "silent": int((decided.prediction < 0).sum()),

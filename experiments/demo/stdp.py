@@ -165,7 +165,7 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
             state,
             run.rows(),
             (images, test),
-            decided.prediction,
+            np.asarray(decided.prediction),
             dataset.class_names,
         ),
         config,

@@ -236,14 +236,13 @@ def shapes(network: Network, image: tuple[int, int]) -> tuple[Shape, list[list[S
     """
     frontend = network.frontend()
     grown = 2 * frontend.padding - frontend.kernels.shape[-1] + 1
-    rows, columns = (n + grown for n in image)
-    encoded = (len(frontend.kernels), rows, columns)
+    encoded: Shape = (len(frontend.kernels), image[0] + grown, image[1] + grown)
     below, found = encoded, []
     for branches in stages(network):
         outputs = [layer.output_shape(spec, below) for spec in branches]
         found.append(outputs)
-        features = sum(f for f, _, _ in outputs)
-        below = (features, *(max(o[i] for o in outputs) for i in (1, 2)))
+        features, rows, columns = zip(*outputs, strict=True)
+        below = (sum(features), max(rows), max(columns))
     return encoded, found
 
 

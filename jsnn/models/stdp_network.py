@@ -27,8 +27,8 @@ _BATCH = 250  # images a call: bounds memory, and what filling up the last one c
 class Decided(NamedTuple):
     """What a network decides: a class, or −1 if no potential is above zero."""
 
-    prediction: Int[Array, "N"]
-    scores: Float[Array, "N G"]
+    prediction: Int[Array | np.ndarray, "N"]
+    scores: Float[Array | np.ndarray, "N G"]
 
 
 def init(key: Array, network: Network) -> tuple[Weights, ...]:

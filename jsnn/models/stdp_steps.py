@@ -65,7 +65,8 @@ class State(NamedTuple):
 
     weights: tuple[Weights, ...]
     rates: Rates  # of the layer that learns without labels
-    count: Int[Array, ""]  # images since they last doubled
+    # Images since they last doubled; named as in `train.STDPState`.
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
     rewards: tuple[tuple[Rates, Rates], ...]  # of the layers in R-STDP
     best: tuple[Weights, ...]  # weights of the best epoch of R-STDP
     best_accuracy: Float[Array, ""]

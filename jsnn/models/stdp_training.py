@@ -189,11 +189,7 @@ def _train_decision(
         if int(session.state.done) == 0:
             _end_epoch(session, validation, count, bar)
         session.save_if_due()
-    session.state = session.state._replace(
-        weights=stdp_steps.with_learnt(
-            network, session.state.weights, session.state.best
-        )
-    )
+    session.save()
 
 
 def _end_epoch(
@@ -313,9 +309,9 @@ def drive(
                 continue
             block, fed = _advance(network, session.state, block, part.block, fed)
             if part.name == "decision":
+                # Never finished for good: resumed with more epochs to go, it goes on where it stopped.
                 _train_decision(session, _labelled(fed, held), bar)
-                session.finished()
-                continue
+                break
             fresh = int(session.state.epoch) == int(session.state.done) == 0
             if not (
                 fresh and _take_over(session, part, marks[number], reuse or [], count)
@@ -324,7 +320,10 @@ def drive(
                 _train_layer(session, part, seen, bar)
             _write_layer(session, part, marks[number])
             session.finished()
-    return session.state
+    state = session.state
+    return state._replace(
+        weights=stdp_steps.with_learnt(network, state.weights, state.best)
+    )
 
 
 def _seen(network: Network, block: int, inputs: Any) -> Array:
