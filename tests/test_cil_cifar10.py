@@ -15,7 +15,9 @@ TINY = {
     "network": "mlp",
     "hidden": (64,),
     "timesteps": 2,
-    "epochs_per_task": 4,
+    "epochs_per_task": 5,
+    "batch_size": 32,
+    "learning_rate": 5e-3,
     "progress": False,
 }
 
@@ -25,7 +27,7 @@ def run(out, **flags):
 
 
 def test_replay_remembers_what_naive_training_forgets(tmp_path):
-    naive = run(tmp_path / "naive", evaluate_unseen=True)
+    naive = run(tmp_path / "naive")
     replay = run(tmp_path / "er", method="er", buffer=200)
     assert naive["final_accuracy"] < 0.35  # the last task's two classes are a fifth
     assert naive["accuracy_after_5_on_1"] < 0.1
@@ -36,7 +38,6 @@ def test_replay_remembers_what_naive_training_forgets(tmp_path):
         assert all(not isinstance(v, dict | list) for v in summary.values())
         wanted = "experiment dataset seed test_accuracy wall_seconds samples_per_second device version commit average_incremental_accuracy"
         assert {*wanted.split()} <= summary.keys()
-    assert -1 <= naive["forward_transfer"] <= 1
     out = tmp_path / "er"
     assert json.loads((out / "summary.json").read_text()) == replay
     for name in ("matrix", "matrix_task_il", "accuracy", "predictions", "curves"):
