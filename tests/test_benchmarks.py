@@ -14,10 +14,12 @@ from benchmarks import (
     against_peers,
     convolution,
     csnn,
+    dense,
     memory,
     neurons,
     processes,
     rows,
+    sweep,
     timing,
     workload,
 )
@@ -244,3 +246,40 @@ def test_peers_agree_on_the_loss():
     jelly = [row["loss"] for name, row in found.items() if "jelly" in name]
     assert max(jelly) - min(jelly) < 1e-3
     assert abs(jelly[0] - found["jsnn"]["loss"]) > 1e-3
+
+
+def test_dense_layers_in_a_process_of_their_own():
+    """The recurrent network holds every part: input, recurrent and output weights, and gradients of all."""
+    cfg = dense.Config(
+        network=("recurrent",),
+        neurons=(16,),
+        timesteps=(40,),
+        batch_size=2,
+        peers=(),
+        rounds=1,
+    )
+    forward, both = dense.main(cfg)
+    assert forward["check"] == pytest.approx(both["check"], rel=1e-4)
+    assert forward["check"] != 0
+    assert forward["ratio_median"] == 1
+
+
+def test_sweep_against_runs_in_turn(monkeypatch):
+    """Any pure program serves; the network's own takes half a minute to compile."""
+    import jax.numpy as jnp
+
+    from jsnn.sweep import Program
+
+    def program(epochs):
+        def train(key, values, data):
+            w = jax.random.normal(key, (3,)) + epochs * data
+            return {"norm": jnp.square(w).sum()}
+
+        return Program(train, jnp.ones(3), lambda key, values: jnp.ones(3))
+
+    monkeypatch.setitem(sweep.PROGRAMS, "tiny", program)
+    (row,) = sweep.main(sweep.Config(experiments=("tiny",), members=(3,)))
+    assert row["ratio_in_turn"] > 0
+    assert row["ratio_anew"] == pytest.approx(
+        row["seconds_one_program"] / row["seconds_anew"]
+    )
