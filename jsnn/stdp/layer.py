@@ -213,7 +213,8 @@ class Verdict(NamedTuple):
     """What a decision layer says to one image; −1 and zeros where no potential is above zero."""
 
     decision: Int[Array, ""]  # class, or -1
-    index: Int[Array, "3"]  # feature, row, column
+    # Feature, row, column; the tuple's own method of that name is of no use here.
+    index: Int[Array, "3"]  # pyright: ignore[reportIncompatibleMethodOverride]
     potential: Float[Array, ""]
 
 

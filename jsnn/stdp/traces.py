@@ -114,7 +114,9 @@ def run(
     """
 
     def body(carry, spikes):
-        return step(*carry, *spikes, params, dt=dt, pairing=pairing), None
+        (weights, state), (s_pre, s_post) = carry, spikes
+        new = step(weights, state, s_pre, s_post, params, dt=dt, pairing=pairing)
+        return new, None
 
     start = weights, init(*weights.shape)
     return lax.scan(body, start, (pre, post))[0][0]

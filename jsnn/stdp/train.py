@@ -29,7 +29,8 @@ class STDPState(NamedTuple):
 
     weights: Float[Array, "F C k k"]
     rates: Rates
-    count: Int[Array, ""]  # images since the last doubling of the rates
+    # Images since the last doubling of the rates.
+    count: Int[Array, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def params(spec: Conv) -> STDPParams:

@@ -18,7 +18,8 @@ from jsnn.stdp.waves import Crossing
 class Winners(NamedTuple):
     """k winners in the order in which they were found; a missing one has index −1, time T and value 0."""
 
-    index: Int[Array, "k 3"]  # feature, row, column
+    # Feature, row, column; the tuple's own method of that name is of no use here.
+    index: Int[Array, "k 3"]  # pyright: ignore[reportIncompatibleMethodOverride]
     times: UInt8[Array, "k"]
     values: Float[Array, "k"]  # potential at the first spike
 
