@@ -93,12 +93,11 @@ def _loss_of_hidden(hidden: TimedSpikes, x: Any, dt: float) -> Any:
     return jnp.sum(losses.weighted_voltage(v)[0] * x["c"])
 
 
-def on_grid(w: Any, x: Any, dt: float, *, split: bool) -> tuple[Any, Any]:
+def on_grid(w: Any, x: Any, dt: float) -> tuple[Any, Any]:
     """The same on a grid, with the adjoint as its gradient."""
     drive = synapse.synapse(synapse.dense, w, _input(x, dt))
     _, hidden = grid.lif(LIFParams(), None, drive, dt=dt)
-    arriving = spikes.split(hidden, dt=dt) if split else hidden
-    return _loss_of_hidden(arriving, x, dt), spikes.counts(hidden).sum()
+    return _loss_of_hidden(hidden, x, dt), spikes.counts(hidden).sum()
 
 
 def by_surrogate(w: Any, x: Any, dt: float, spike_fn: Any) -> tuple[Any, Any]:
@@ -146,10 +145,7 @@ def angles(found: Any, truth: Any) -> np.ndarray:
 
 def measure(cfg: Config) -> list[dict[str, Any]]:
     """One row for each gradient and dt."""
-    methods: dict[str, Any] = {
-        "EventProp grid": lambda w, x, dt: on_grid(w, x, dt, split=False),
-        "EventProp grid, spikes split": lambda w, x, dt: on_grid(w, x, dt, split=True),
-    }
+    methods: dict[str, Any] = {"EventProp grid": on_grid}
     for name, spike_fn in SURROGATES.items():
         methods[f"surrogate, {name}"] = lambda w, x, dt, f=spike_fn: by_surrogate(
             w, x, dt, f
@@ -195,7 +191,7 @@ def _row(name: str, dt: float | None, g: Any, truth: Any, same: Any) -> dict[str
 def draw(found: list[dict[str, Any]]) -> Any:
     """Median angles with quartiles against dt."""
     exact_row, *others = found
-    colours = ("blue", "green", "orange", "muted")
+    colours = ("blue", "orange", "muted")
     with figures.style():
         figure = figures.new_figure(3.4, 6.0)
         ax = figure.subplots()

@@ -47,13 +47,13 @@ class Config:
     """Number of seeds, from --seed on, trained in one program; figures are of the first."""
     seeds_at_once: int = 1
     """How many of them are vmapped; the others wait in a loop. On a GPU take all, on a CPU 1 is fastest."""
-    epochs: int = 40
+    epochs: int = 60
     """Passes over the training set."""
     batch_size: int = 32
     """Points a step."""
     lr: float = 5e-3
     """Adam's step size at the start."""
-    lr_decay: float = 0.92
+    lr_decay: float = 0.95
     """Factor on the step size each epoch."""
     T: float = 40.0
     """Length of a trial."""
