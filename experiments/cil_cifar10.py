@@ -52,8 +52,23 @@ STATISTICS = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 Name = Literal[
-    *("naive", "joint", "cumulative", "er", "er-ace", "der", "der++", "latent-er"),
-    *("lwf", "ewc", "si", "icarl", "bic", "wa", "slda", "ncm", "gdumb"),
+    "naive",
+    "joint",
+    "cumulative",
+    "er",
+    "er-ace",
+    "der",
+    "der++",
+    "latent-er",
+    "lwf",
+    "ewc",
+    "si",
+    "icarl",
+    "bic",
+    "wa",
+    "slda",
+    "ncm",
+    "gdumb",
 ]
 # What may change between a run and its resumption.
 _FREE = ("out", "data_dir", "checkpoint_seconds", "resume", "tensorboard", "progress")
@@ -161,34 +176,28 @@ class Config:
 
 def make_build(cfg: Config, image_shape: tuple[int, int, int]):
     """`(key, capacity) -> Sequence`."""
-    assert cfg.width is not None
-    assert cfg.read_out is not None
-    assert cfg.statistics is not None
-    if cfg.network == "mlp":
-        return lambda key, capacity: cil_mlp(
+    width, read_out, statistics = cfg.width, cfg.read_out, cfg.statistics
+    assert width is not None
+    assert read_out is not None
+    assert statistics is not None
+
+    def build(key, capacity):
+        rngs = nnx.Rngs(key)
+        common: Any = {"read_out": read_out, "rngs": rngs}
+        if cfg.network == "mlp":
+            return cil_mlp(image_shape, capacity, hidden=cfg.hidden, **common)
+        if cfg.network == "small":
+            return cil_small_cnn(image_shape, capacity, width=width, **common)
+        return cil_cnn(
             image_shape,
             capacity,
-            hidden=cfg.hidden,
-            read_out=cfg.read_out,
-            rngs=nnx.Rngs(key),
+            width=width,
+            statistics=statistics,
+            block_size=1 if statistics == "step" else None,
+            **common,
         )
-    if cfg.network == "small":
-        return lambda key, capacity: cil_small_cnn(
-            image_shape,
-            capacity,
-            width=cfg.width,
-            read_out=cfg.read_out,
-            rngs=nnx.Rngs(key),
-        )
-    return lambda key, capacity: cil_cnn(
-        image_shape,
-        capacity,
-        width=cfg.width,
-        read_out=cfg.read_out,
-        statistics=cfg.statistics,
-        block_size=1 if cfg.statistics == "step" else None,
-        rngs=nnx.Rngs(key),
-    )
+
+    return build
 
 
 def _augment_grey(key, images):

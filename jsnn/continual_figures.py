@@ -38,8 +38,9 @@ def heat_map(
         ax.grid(visible=False)
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
-        ax.set_xticks(range(size), range(1, size + 1))
-        ax.set_yticks(range(size), range(1, size + 1))
+        names = [str(number) for number in range(1, size + 1)]
+        ax.set_xticks(range(size), names)
+        ax.set_yticks(range(size), names)
         ax.set_xlabel("tested on task")
         ax.set_ylabel("after training on task")
         ax.set_title(f"accuracy, {title}, %")

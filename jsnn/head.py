@@ -53,7 +53,9 @@ class GrowingHead(layers.Dense):
 
         def column(number):
             own = jax.random.fold_in(key, number)
-            return jax.random.uniform(own, num_inputs + 1, minval=-limit, maxval=limit)
+            return jax.random.uniform(
+                own, (num_inputs + 1,), minval=-limit, maxval=limit
+            )
 
         drawn = jax.vmap(column)(jnp.arange(capacity))
         self.weight, self.bias = Column(drawn[:, 1:].T), Column(drawn[:, 0])
@@ -185,7 +187,12 @@ def growing(
             )
         return GrowingState(inner.init(params), jnp.zeros(sizes.pop(), jnp.int32))
 
-    def update(updates, state, params=None, *, num_open, **extra):
+    def update(updates, state, params=None, **extra):
+        if "num_open" not in extra:
+            raise ValueError(
+                "`num_open` must be given to `update`: how many columns are open."
+            )
+        num_open = extra.pop("num_open")
         updates, new = inner.update(updates, state.inner, params, **extra)
         is_open = jnp.arange(state.age.size) < num_open
         age = jnp.where(is_open, state.age + 1, 0)

@@ -262,7 +262,8 @@ def test_mlp_has_every_read_out(read_out):
     if read_out == "current":  # linear in the rates of the features
         assert network.head is not None
         weight, bias = network.head(model.params)
-        wanted = np.asarray(output.features, np.float64) @ weight + bias
+        features = np.asarray(output.features, np.float64)
+        wanted = features @ np.asarray(weight) + np.asarray(bias)
         np.testing.assert_allclose(
             output.logits[:, :4], wanted[:, :4], rtol=1e-5, atol=1e-6
         )

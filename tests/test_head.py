@@ -228,6 +228,9 @@ def test_a_late_column_starts_as_if_adam_had_begun_with_it():
 
 
 def test_an_optimiser_for_no_head_is_refused():
+    wrapped, params = head.growing(optax.sgd(0.1), {"w": True}), {"w": jnp.ones(3)}
+    with pytest.raises(ValueError, match="`num_open` must be given"):
+        wrapped.update(params, wrapped.init(params), params)
     with pytest.raises(ValueError, match="`is_column`"):
         head.growing(optax.sgd(0.1), {"w": False}).init({"w": jnp.ones(3)})
 

@@ -1,0 +1,56 @@
+r"""Batch normalisation with the batch's own statistics, and a gradient that keeps no more than its input.
+
+$\hat x = (x - \mu)/\sqrt{\sigma^2 + \epsilon}$, $y = \gamma\hat x + \beta$, with mean and biased variance over all axes but the last. With $\bar g$ the
+mean of the cotangent g over the same axes,
+
+$$\frac{\partial L}{\partial x} = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}\,(g - \bar g - \hat x\,\overline{g \hat x}).$$
+
+Differentiated step by step, two arrays of the input's size are kept and more passes made over them: in a network over time that
+is a third of its memory.
+
+Axes: C channels.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def _wide(values: Float[Array, "C"], like: Array) -> Array:
+    return values.reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def batch_norm(
+    x: Float[Array, "*B C"],
+    scale: Float[Array, "C"],
+    offset: Float[Array, "C"],
+    epsilon: float = 1e-5,
+) -> tuple[Float[Array, "*B C"], Float[Array, "C"], Float[Array, "C"]]:
+    """Output, mean and biased variance. The two statistics are for running averages and carry no gradient."""
+    return _forward(x, scale, offset, epsilon)[0]
+
+
+def _forward(x, scale, offset, epsilon):
+    axes = tuple(range(x.ndim - 1))
+    mean = x.mean(axes)
+    var = jnp.square(x - _wide(mean, x)).mean(axes)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    gain = scale * inverse
+    y = x * _wide(gain, x) + _wide(offset - mean * gain, x)
+    return (y, mean, var), (x, scale, mean, inverse)
+
+
+def _backward(epsilon, residuals, cotangents):
+    x, scale, mean, inverse = residuals
+    g, axes = cotangents[0], tuple(range(x.ndim - 1))
+    normal = (x - _wide(mean, x)) * _wide(inverse, x)
+    count = x.size // x.shape[-1]
+    d_offset, d_scale = g.sum(axes), (g * normal).sum(axes)
+    centred = g - _wide(d_offset / count, x) - normal * _wide(d_scale / count, x)
+    return centred * _wide(scale * inverse, x), d_scale, d_offset
+
+
+batch_norm.defvjp(_forward, _backward)
