@@ -252,8 +252,8 @@ def test_dense_layers_in_a_process_of_their_own():
     """The recurrent network holds every part: input, recurrent and output weights, and gradients of all."""
     cfg = dense.Config(
         network=("recurrent",),
-        neurons=(16,),
-        timesteps=(40,),
+        neurons=(128,),
+        timesteps=(20,),
         batch_size=2,
         peers=(),
         rounds=1,
