@@ -1,5 +1,7 @@
 """The growing head: opening, growing, its optimiser and its checkpoints."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +13,19 @@ from jsnn import checkpoint, head, layers, neurons
 from jsnn.models.cil_cnn import reference_neuron
 
 
+@functools.cache
 def make(capacity, num_inputs=6):
     """A dense layer and a head, as static part and arrays."""
+
+    def build(key):
+        rngs = nnx.Rngs(key)
+        features = layers.Dense(4, num_inputs, rngs=rngs)
+        columns = head.GrowingHead(num_inputs, capacity, rngs=rngs)
+        return layers.Sequence(features, columns)
+
     key = jax.random.key(3)
-    rngs = nnx.Rngs(key)
-    features = layers.Dense(4, num_inputs, rngs=rngs)
-    module = layers.Sequence(
-        features, head.GrowingHead(num_inputs, capacity, rngs=rngs)
-    )
-    return layers.split(module)
+    graphdef, _ = layers.split(nnx.eval_shape(lambda: build(key)))
+    return graphdef, jax.jit(lambda key: layers.split(build(key))[1])(key)
 
 
 def columns(model):
@@ -209,8 +215,8 @@ def test_a_late_column_starts_as_if_adam_had_begun_with_it():
     rng = np.random.default_rng(4)
     gradients = jnp.asarray(rng.normal(size=(60, 3, 2)), jnp.float32)
     gradients = gradients.at[:50, :, 1].set(0.0)  # closed until step 50
-    mark, adam = {"w": True}, optax.adam(0.1)
-    wrapped = head.growing(adam, mark)
+    mark, adam = {"w": True}, optax.adam(0.1, b1=0.5, b2=0.95)
+    wrapped = head.growing(adam, mark, adam_decays=(0.5, 0.95))
     params = {"w": jnp.zeros((3, 2))}
     state, plain = wrapped.init(params), adam.init(params)
     late = adam.init({"w": jnp.zeros((3, 1))})
@@ -221,7 +227,7 @@ def test_a_late_column_starts_as_if_adam_had_begun_with_it():
         if i < 50:
             continue
         wanted, late = adam.update({"w": g[:, 1:]}, late)
-        # Powers of 0.999 in float32, and Adam's epsilon of 1e-8 beside gradients of order one.
+        # Powers in float32, and Adam's epsilon of 1e-8 beside gradients of order one.
         np.testing.assert_allclose(change["w"][:, 1:], wanted["w"], rtol=1e-4)
         if i == 50:
             assert (abs(usual["w"][:, 1]) > 0.2).all()
