@@ -388,7 +388,7 @@ def main(cfg: Config) -> dict[str, Any]:
 def _convergence(run: runs.Run) -> str:
     """Of every layer at the end of its training."""
     last = {r["layer"]: r["convergence"] for r in run.rows() if "convergence" in r}
-    return ", ".join(f"{name} {value:.4f}" for name, value in last.items())
+    return ", ".join(f"{name} {value:.2g}" for name, value in last.items())
 
 
 if __name__ == "__main__":

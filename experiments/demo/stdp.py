@@ -85,7 +85,7 @@ def pictures(
             stdp_figures.features(
                 second[0], title="layer 2", row_names=class_names, scale="common"
             ),
-            "Where the 200 features that decide weigh their inputs more than the others do, a row for each class. Pale ones have learnt little.",
+            "What the 200 features that decide look for, a row for each class: by how much weights exceed their mean. Pale ones have learnt little.",
         ),
         report.Picture(
             stdp_figures.activation_maps(

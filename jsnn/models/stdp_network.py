@@ -200,7 +200,7 @@ def _decide(weights, active, specs):
 def _excess(
     seen: receptive_fields.Fields, weights: Float[Array, "F C k k"]
 ) -> Float[Array, "F H W"]:
-    excess = weights - weights.mean(0, keepdims=True)
+    excess = weights - weights.mean((1, 2, 3), keepdims=True)
     drawn = receptive_fields.through_convolution(seen, excess, combine="sum")
     return jnp.maximum(drawn.images, 0.0)
 
@@ -211,7 +211,7 @@ def fields(
     """Features of every layer in image space, listed as `stages`. What goes around a block is left out of the picture.
 
     A decision layer's inputs add up over the whole window, and its weights stay far from 0, so its features are drawn as sums, by
-    what their weights exceed the mean of all features by; one that has learnt nothing is pale.
+    what their weights exceed their own mean by; one that has learnt nothing is pale.
     """
     kernels = jnp.asarray(network.frontend().kernels)[:, None]
     below = receptive_fields.through_convolution(receptive_fields.of_pixels(), kernels)
