@@ -3,7 +3,7 @@
 Times are in milliseconds. Axes: B batch, N neurons, C classes, T time, P points along a side of a map.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,26 +25,10 @@ from jsnn.eventprop import (
 from jsnn.eventprop.flow import LIFParams
 from jsnn.layers import Model
 
+if TYPE_CHECKING:
+    from experiments.eventprop_yinyang import Config as Settings
+
 NUM_INPUTS, NUM_CLASSES = 5, 3
-
-
-class Settings(Protocol):
-    """What this file reads of a script's configuration; see the flags of `experiments.eventprop_yinyang`."""
-
-    solver: Any
-    hidden: int
-    delays: bool
-    max_delay: float
-    T: float
-    dt: float
-    tau_m: float
-    tau_s: float
-    t_max: float
-    tau_softmax: float
-    alpha: float
-    tau_early: float
-    max_spikes: int
-    max_events: int
 
 
 class Times(NamedTuple):
@@ -54,7 +38,7 @@ class Times(NamedTuple):
     output: Array
 
 
-def init(cfg: Settings, key: Array) -> dict[str, Array]:
+def init(cfg: "Settings", key: Array) -> dict[str, Array]:
     """The published weights for 200 hidden neurons, at the same drive for fewer or more; delays of a third of the longest, more or less."""
     k_hidden, k_output, k_first, k_second = jax.random.split(key, 4)
     first, second = (NUM_INPUTS, cfg.hidden), (cfg.hidden, NUM_CLASSES)
@@ -69,22 +53,22 @@ def init(cfg: Settings, key: Array) -> dict[str, Array]:
     return params
 
 
-def delays(cfg: Settings, params: dict[str, Array], layer: str) -> Array | None:
+def delays(cfg: "Settings", params: dict[str, Array], layer: str) -> Array | None:
     """Delays of a layer in milliseconds: a sigmoid keeps what is trained between 0 and the longest."""
     if not cfg.delays:
         return None
     return cfg.max_delay * jax.nn.sigmoid(params[f"{layer}_delay"])
 
 
-def _physics(cfg: Settings) -> LIFParams:
+def _physics(cfg: "Settings") -> LIFParams:
     return LIFParams(cfg.tau_m, cfg.tau_s)
 
 
-def _num_steps(cfg: Settings) -> int:
+def _num_steps(cfg: "Settings") -> int:
     return round(cfg.T / cfg.dt)
 
 
-def _on_grid(cfg: Settings, params: dict[str, Array], times: Array) -> Times:
+def _on_grid(cfg: "Settings", params: dict[str, Array], times: Array) -> Times:
     dt, steps = cfg.dt, _num_steps(cfg)
 
     def drive(z: spikes.TimedSpikes, layer: str) -> spikes.Drive:
@@ -104,7 +88,7 @@ def _on_grid(cfg: Settings, params: dict[str, Array], times: Array) -> Times:
     )
 
 
-def _by_events(cfg: Settings, params: dict[str, Array], times: Array) -> Times:
+def _by_events(cfg: "Settings", params: dict[str, Array], times: Array) -> Times:
     p = _physics(cfg)
 
     def one(times: Float[Array, "5"]) -> Times:
@@ -131,14 +115,14 @@ def _by_events(cfg: Settings, params: dict[str, Array], times: Array) -> Times:
     return jax.vmap(one)(times)
 
 
-def run(cfg: Settings, params: dict[str, Array], points: Array) -> Times:
+def run(cfg: "Settings", params: dict[str, Array], points: Array) -> Times:
     """First spikes for coordinates `[B, 4]`."""
     times = latency.coordinate_times(points, t_max=cfg.t_max)
     solve = _on_grid if cfg.solver == "grid" else _by_events
     return solve(cfg, params, times)
 
 
-def _loss(cfg: Settings, times: Array, labels: Array) -> Array:
+def _loss(cfg: "Settings", times: Array, labels: Array) -> Array:
     return losses.first_spike_cross_entropy(
         times,
         labels,
@@ -148,7 +132,7 @@ def _loss(cfg: Settings, times: Array, labels: Array) -> Array:
     )
 
 
-def make_task(cfg: Settings) -> training.Task:
+def make_task(cfg: "Settings") -> training.Task:
     """Initial weights, loss and prediction."""
 
     def loss(model, key, points, labels):
@@ -163,7 +147,7 @@ def make_task(cfg: Settings) -> training.Task:
     return training.Task(lambda key: Model(init(cfg, key), ()), loss, predict)
 
 
-def decision_map(cfg: Settings, params: dict[str, Array], side: int) -> np.ndarray:
+def decision_map(cfg: "Settings", params: dict[str, Array], side: int) -> np.ndarray:
     """Class probabilities on a square of points, `[P, P, C]`, first axis y."""
     along = jnp.linspace(0.0, 1.0, side)
     y, x = jnp.meshgrid(along, along, indexing="ij")
@@ -178,7 +162,7 @@ def decision_map(cfg: Settings, params: dict[str, Array], side: int) -> np.ndarr
 
 
 def first_spikes(
-    cfg: Settings, params: dict[str, Array], points: Array
+    cfg: "Settings", params: dict[str, Array], points: Array
 ) -> dict[str, np.ndarray]:
     """First spikes of both layers by name."""
     found = jax.jit(lambda params, points: run(cfg, params, points))(params, points)
@@ -186,7 +170,7 @@ def first_spikes(
 
 
 def look(
-    cfg: Settings, params: dict[str, Array], points: Any, labels: Any
+    cfg: "Settings", params: dict[str, Array], points: Any, labels: Any
 ) -> dict[str, traces.LayerTrace]:
     """Membranes and adjoints of both layers on a grid, without delays."""
     p = _physics(cfg)

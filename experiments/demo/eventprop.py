@@ -1,6 +1,6 @@
 """EventProp in the demo: points of the Yin-Yang set, classified by whichever output neuron spikes first.
 
-20 seconds of CPU time. 97.0 % of the 1,000 test points would be right after 12 epochs of all 5,000 training points.
+Half a minute of CPU time or less. 97.6 % of the 1,000 test points are right after the last epoch (seed 0).
 """
 
 import pathlib
