@@ -1,6 +1,7 @@
 """Class-incremental learning in the demo: ten digits in five tasks, with and without a memory of 200 of them.
 
-About 25 seconds of CPU time, most of it compilation. Settings are the first that were tried.
+45 seconds of CPU time, much of it compilation. 18.1 % of the 360 test images right without a memory, 87.2 % with one (seed 0);
+settings are the first that were tried.
 """
 
 import functools
