@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments import cli
-from experiments.demo import surrogate
+from experiments.demo import continual, eventprop, stdp, surrogate
 from experiments.demo.settings import Config
 from jsnn import report, runs
 
@@ -38,6 +38,9 @@ def new_folder(out: pathlib.Path) -> pathlib.Path:
 # A learning rule joins the demo with one line: its name and a function from the config and a folder of its own to a section.
 RULES: dict[str, Callable[[Config, pathlib.Path], report.Section]] = {
     "surrogate": surrogate.train,
+    "eventprop": eventprop.train,
+    "stdp": stdp.train,
+    "continual": continual.train,
 }
 
 
@@ -54,9 +57,9 @@ def main(cfg: Config) -> dict[str, Any]:
     path = folder / "report.html"
     report.write_report(
         path,
-        "Spiking networks on handwritten digits",
+        "Spiking networks, four ways to learn",
         sections,
-        lead="1,797 real digits of 8 by 8 pixels from scikit-learn: 1,437 to train on, 360 to test.",
+        lead="1,797 real digits of 8 by 8 pixels from scikit-learn, 1,437 to train on and 360 to test; EventProp on the Yin-Yang set.",
     )
     return {"report": path.resolve()}
 

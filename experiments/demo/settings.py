@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Literal, get_args
 
-Rule = Literal["surrogate"]
+Rule = Literal["surrogate", "eventprop", "stdp", "continual"]
 
 
 @dataclasses.dataclass(frozen=True)
