@@ -5,7 +5,7 @@ themselves, as nearest-mean classifiers want them, and `activity` sees one flat 
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from flax import nnx
 
@@ -27,7 +27,8 @@ class _BatchNorm(layers.BatchNorm):
 
     def _train(self, state, x, steps=1):
         scale, offset = self.scale[...], self.offset[...]
-        y, mean, var = norm.batch_norm(x, scale, offset, self.epsilon)
+        found: Any = norm.batch_norm(x, scale, offset, self.epsilon)
+        y, mean, var = found
         count = x.size // x.shape[-1]
         keep = (1 - self.momentum) ** steps
         new = layers.BatchNormState(
