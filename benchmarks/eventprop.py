@@ -138,7 +138,8 @@ def memory(cfg: Config) -> list[dict[str, Any]]:
             return spikes, pull(bar)[0]
 
         compiled = jax.jit(both).lower(like, like, like).compile()
-        size = compiled.memory_analysis().temp_size_in_bytes
+        analysis: Any = compiled.memory_analysis()
+        size = analysis.temp_size_in_bytes
         found.append(
             {
                 "layer": name,

@@ -223,7 +223,7 @@ def make_task(cfg: Settings, design: Design) -> training.Task:
 
     def predict(model, images, labels):
         x = design.encode(training.unit_interval(images), None)
-        y = design.read(value(*model, x))
+        y = design.read(value(model.params, model.rest, x))
         scores = design.scores(y)
         return design.loss(y, labels), scores.argmax(1), scores
 

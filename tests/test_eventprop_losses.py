@@ -181,3 +181,13 @@ def test_yin_yang_inputs_have_a_bias_spike():
     c = jnp.array([[0.25, 0.5, 0.75, 0.5]])
     got = coordinate_times(c, t_max=30.0, bias_time=1.0)
     np.testing.assert_allclose(got, [[7.5, 15.0, 22.5, 15.0, 1.0]])
+
+
+def test_an_exceeded_budget_reaches_the_loss():
+    """The event solver makes all times NaN then; taken for silence it would go unnoticed."""
+    times, labels = jnp.array([[jnp.nan, jnp.nan], [1.0, 2.0]]), jnp.array([0, 1])
+    for loss in (
+        losses.first_spike_cross_entropy(times, labels, tau_softmax=1.0),
+        losses.relative_spike_time_mse(times, labels, separation=1.0),
+    ):
+        np.testing.assert_array_equal(jnp.isnan(loss), [True, False])

@@ -84,7 +84,7 @@ def first_spike_cross_entropy(
       early: $\alpha$.
       tau_early: $\tau_1$; in the reference $\beta\tau_s$.
     """
-    spiked = jnp.isfinite(times)
+    spiked = ~jnp.isposinf(times)  # NaN, an exceeded budget, must reach the loss
     t = jnp.where(spiked, times, 0.0)
     # Finite, so that a sample without any spike makes no NaN; its probability is still exactly 0.
     logits = jnp.where(spiked, -t / tau_softmax, jnp.finfo(times.dtype).min / 4)
@@ -100,7 +100,7 @@ def relative_spike_time_mse(
 
     Only differences of times enter. Pairs with a silent neuron are left out.
     """
-    spiked = jnp.isfinite(times)
+    spiked = ~jnp.isposinf(times)  # NaN, an exceeded budget, must reach the loss
     t = jnp.where(spiked, times, 0.0)
     other = jnp.arange(times.shape[1])[None] != labels[:, None]
     error = t - _of_label(t, labels)[:, None] - separation * other
@@ -141,5 +141,5 @@ def silent_label_push(
 
     A phantom spike at the end of time, as GeNN's EventProp has it. `final_voltage` is `v` of the state that `grid.lif` returns.
     """
-    silent = ~jnp.isfinite(_of_label(jax.lax.stop_gradient(times), labels))
+    silent = jnp.isposinf(_of_label(jax.lax.stop_gradient(times), labels))
     return jnp.where(silent, -strength * _of_label(final_voltage, labels), 0.0)
