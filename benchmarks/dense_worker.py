@@ -25,7 +25,7 @@ class Work(NamedTuple):
     direction: str
 
 
-def _over_time(neuron: neurons.Neuron, params: Any, current: jax.Array) -> jax.Array:
+def _over_time(neuron: neurons.Neuron, params: Any, current: jax.Array) -> Any:
     block = neuron_block(neuron, params)
     return unroll(block, neuron.init(current.shape[1:]), current)[1]
 

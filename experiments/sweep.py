@@ -105,7 +105,7 @@ def main(cfg: Config) -> dict[str, Any]:
     fixed, runs = _settings(cfg.set), members(cfg)
     if both := fixed.keys() & runs[0].values.keys():
         raise ValueError(f"{min(both)!r} is both in `--vary` and in `--set`.")
-    groups: dict[str, tuple[Any, list[search.Member]]] = {}
+    groups: dict[str, tuple[dict[str, Any], Any, list[search.Member]]] = {}
     for member in runs:
         _checked(module.Config, fixed | member.values, cfg.out)
         own, numbers = sweep.split(member, module.SWEPT)

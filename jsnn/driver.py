@@ -81,7 +81,7 @@ class Result:
     """Training alone: without compilation, evaluations and checkpoints."""
 
 
-class _Clock:
+class Clock:
     """Time spent on a run. It goes on from the last row, so the parts of a resumed run add up."""
 
     def __init__(self, rows: list[dict[str, Any]]):
@@ -143,7 +143,7 @@ def drive(
     done, per_epoch = int(state.step), trainer.steps_per_epoch
     total = schedule.num_epochs * per_epoch
     run.rewind(done)
-    clock, saved = _Clock(run.rows()), time.monotonic()
+    clock, saved = Clock(run.rows()), time.monotonic()
     labels = np.asarray(test[1])
     state, train, test = meshes.replicate((state, train, test), mesh)
     copied = meshes.replicated(mesh)
@@ -165,7 +165,7 @@ def drive(
             state, metrics = _advance(train_fn, state, train, stop - done, clock, bar)
             done = stop
             row = log("train", *metrics)
-            _check_finite(row, state, run)
+            check_finite(row, state, run)
             if schedule.evaluates(done, per_epoch):
                 evaluation = eval_fn(state.model, *test)
                 hits = np.asarray(evaluation.prediction) == labels
@@ -215,7 +215,7 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
 
 
-def _check_finite(row: dict[str, Any], state: TrainState, run: Run) -> None:
+def check_finite(row: dict[str, Any], state: TrainState, run: Run) -> None:
     """A neuron whose potential is NaN is silent, and the loss of a silent network is finite: so look at the parameters too."""
     what = "training loss"
     if math.isfinite(row["loss"]):

@@ -190,7 +190,7 @@ def run(
     *,
     chunk: int | None = None,
     done: Sequence[Chunk] = (),
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Iterator[tuple[Chunk, float]]:
     """Runs members that share a program; yields each chunk as it finishes, with the seconds it took.
 
@@ -199,7 +199,7 @@ def run(
       members: numbers only, the same names in all.
       chunk: members at a time; as many as fit if None.
       done: chunks of this very list that are finished already: they are not run, and their size is kept.
-      devices: those of this process if None.
+      devices: JAX devices; those of this process if None.
 
     Raises:
       ValueError: if a chunk does not fit memory.

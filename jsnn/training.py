@@ -204,14 +204,20 @@ def trainer(
 
 
 def final_metrics(
-    trainer: Trainer, key: Array, train: Any, test: Any, *, num_epochs: int
+    trainer: Trainer,
+    key: Array,
+    train: tuple[Array, Array],
+    test: tuple[Array, Array],
+    *,
+    num_epochs: int,
 ) -> dict[str, Array]:
     """Trains from `key` and returns how it ended, as scalars: for sweeps.
 
     Returns:
       `test_accuracy` and `test_loss` over all of `test`, `train_loss` over the last epoch, and whether all is `finite`.
     """
-    state, metrics = trainer.train(key, *train, num_epochs)
+    images, labels = train
+    state, metrics = trainer.train(key, images, labels, num_epochs)
     evaluation = trainer.evaluate(state.model, *test)
     leaves = jax.tree.leaves(state.model.params)
     return {

@@ -16,8 +16,10 @@ XI, ALPHA, BETA, KICK, RATE = 0.4, 0.01, 2.0, 0.1, 1.0
 def build():
     """Imports PyTorch only here, where `serve` can answer that it is missing."""
     import numpy as np
-    import torch
-    from torch.nn import functional
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch.nn import (  # pyright: ignore[reportMissingImports]
+        functional,
+    )
 
     number = int(sys.argv[1])
     arrays = {k: torch.from_numpy(v) for k, v in np.load(sys.argv[2]).items()}

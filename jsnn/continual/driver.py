@@ -159,7 +159,7 @@ def drive_stream(
         _put(stream, train, test),
         schedule,
         batch_norm,
-        driver._Clock(run.rows()),
+        driver.Clock(run.rows()),
         progress,
     )
     last, seen = len(stream.tasks) - 1, None
@@ -261,7 +261,7 @@ def _train_task(course: _Course, state: State) -> State:
             row["epoch"] = task * epochs + int(state.task_step) / per_epoch
             course.run.log(row | course.clock.read())
             view = TrainState(state.model, (), state.key, state.step)
-            driver._check_finite(row, view, course.run)
+            driver.check_finite(row, view, course.run)
             due = time.monotonic() - saved >= course.schedule.checkpoint_seconds
             if due and int(state.task_step) < total:
                 checkpoint.save(course.run.checkpoints, int(state.step), state)
