@@ -16,8 +16,8 @@ import jax
 import tyro
 
 from benchmarks import rows
-from experiments import csnn_mnist
-from jsnn import data, search, sweep
+from experiments import csnn_mnist, eventprop_yinyang
+from jsnn import search, sweep
 
 COLUMNS = (
     "experiment",
@@ -34,7 +34,7 @@ COLUMNS = (
 class Config:
     """Sweeps against runs one after another."""
 
-    experiments: tuple[str, ...] = ("csnn_digits",)
+    experiments: tuple[str, ...] = ("csnn_digits", "yinyang")
     """Which programs to sweep."""
     members: tuple[int, ...] = (1, 2, 4, 8, 16)
     """S, seeds in one program; one comparison each."""
@@ -49,10 +49,19 @@ def csnn_digits(epochs: int) -> sweep.Program:
     cfg = csnn_mnist.Config(
         pathlib.Path("unused"), data="digits", epochs=epochs, batch_size=64
     )
-    return csnn_mnist.program(cfg, data.load("digits"))
+    return csnn_mnist.program(cfg)
 
 
-PROGRAMS: dict[str, Callable[[int], sweep.Program]] = {"csnn_digits": csnn_digits}
+def yinyang(epochs: int) -> sweep.Program:
+    """EventProp on a grid: 200 hidden neurons, 5,000 points."""
+    cfg = eventprop_yinyang.Config(pathlib.Path("unused"), epochs=epochs)
+    return eventprop_yinyang.program(cfg)
+
+
+PROGRAMS: dict[str, Callable[[int], sweep.Program]] = {
+    "csnn_digits": csnn_digits,
+    "yinyang": yinyang,
+}
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -258,18 +258,24 @@ def make_trainer(
 SWEPT = ("learning_rate", "beta", "threshold", "init_scale", "slope")
 
 
-def program(cfg: Config, dataset: data.Dataset) -> sweep.Program:
-    """This experiment for `jsnn.sweep`."""
+def program(cfg: Config) -> sweep.Program:
+    """This experiment for `jsnn.sweep`; with `num_validation` its metrics are of the validation split."""
     cfg = cfg.resolved()
+    dataset = data.load(
+        cfg.data, data_dir=cfg.data_dir, num_validation=cfg.num_validation, seed=0
+    )
     shapes = dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
 
     def train(key, values, samples):
         member, _ = make_trainer(sweep.with_values(cfg, values), *shapes)
-        return training.final_metrics(member, key, *samples, num_epochs=cfg.epochs)
+        return training.final_metrics(
+            member, key, *samples, num_epochs=cfg.epochs, split=split
+        )
 
     def init(key, values):
         return make_trainer(sweep.with_values(cfg, values), *shapes)[0].init(key)
 
+    split = "test" if dataset.validation is None else "validation"
     held_out = dataset.validation or dataset.test
     return sweep.Program(train, (tuple(dataset.train), tuple(held_out)), init)
 

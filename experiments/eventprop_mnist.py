@@ -24,7 +24,7 @@ import optax
 from experiments import cli
 from experiments import eventprop_networks as networks
 from experiments.eventprop_seeds import keys, over_seeds
-from jsnn import data, driver, figures, metrics, runs, training
+from jsnn import data, driver, figures, metrics, runs, sweep, training
 from jsnn.eventprop import figures as eventprop_figures
 
 _LATENCY: dict[str, Any] = {
@@ -181,9 +181,12 @@ def make_optimizer(cfg: Config, steps_per_epoch: int) -> optax.GradientTransform
     assert cfg.lr is not None
     assert cfg.lr_decay is not None
     assert cfg.lr_decay_epochs is not None
-    schedule = optax.exponential_decay(
-        cfg.lr, cfg.lr_decay_epochs * steps_per_epoch, cfg.lr_decay, staircase=True
-    )
+    lr, decay, every = cfg.lr, cfg.lr_decay, cfg.lr_decay_epochs * steps_per_epoch
+
+    # Optax's own schedule compares the factor with zero, which a sweep's traced one cannot be.
+    def schedule(step):
+        return lr * decay ** (step // every)
+
     return optax.sgd(schedule) if cfg.recipe == "reference" else optax.adam(schedule)
 
 
@@ -191,22 +194,61 @@ def make_trainer(
     cfg: Config, image_shape: tuple[int, int, int], num_classes: int, num_train: int
 ) -> tuple[training.Trainer, networks.Design]:
     """Pure functions of one seed for this configuration, and the network's design for whoever wants to look inside."""
-    settings: Any = cfg.resolved()
-    design = networks.DESIGNS[cfg.recipe](settings, image_shape, num_classes)
-    keep = cfg.recipe == "reference"
+    return _trainer(cfg.resolved(), image_shape, num_classes, num_train)
+
+
+def _trainer(
+    settings: Any,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    num_train: int,
+) -> tuple[training.Trainer, networks.Design]:
+    """The same for a resolved configuration, whose numbers a sweep may have traced."""
+    design = networks.DESIGNS[settings.recipe](settings, image_shape, num_classes)
+    keep = settings.recipe == "reference"
     steps_per_epoch = (
-        -(-num_train // cfg.batch_size) if keep else num_train // cfg.batch_size
+        -(-num_train // settings.batch_size)
+        if keep
+        else num_train // settings.batch_size
     )
     optimizer = make_optimizer(settings, max(1, steps_per_epoch))
     trainer = training.trainer(
         networks.make_task(settings, design),
         optimizer,
         num_train=num_train,
-        batch_size=cfg.batch_size,
+        batch_size=settings.batch_size,
         remainder="keep" if keep else "drop",
         eval_batch_size=500,
     )
     return trainer, design
+
+
+# What a sweep may vary within one compiled program.
+SWEPT = ("lr", "lr_decay", "tau_m", "tau_s", "xi", "alpha", "beta")
+
+
+def program(cfg: Config) -> sweep.Program:
+    """This experiment for `jsnn.sweep`; with `num_validation` its metrics are of the validation split."""
+    settings = cfg.resolved()
+    assert settings.epochs is not None
+    num_epochs = settings.epochs
+    dataset = data.load(
+        cfg.data, data_dir=cfg.data_dir, num_validation=cfg.num_validation, seed=0
+    )
+    shapes = dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
+    split = "test" if dataset.validation is None else "validation"
+
+    def train(key, values, samples):
+        trainer, _ = _trainer(sweep.with_values(settings, values), *shapes)
+        return training.final_metrics(
+            trainer, key, *samples, num_epochs=num_epochs, split=split
+        )
+
+    def init(key, values):
+        return _trainer(sweep.with_values(settings, values), *shapes)[0].init(key)
+
+    held_out = dataset.validation or dataset.test
+    return sweep.Program(train, (tuple(dataset.train), tuple(held_out)), init)
 
 
 def main(cfg: Config) -> dict[str, Any]:

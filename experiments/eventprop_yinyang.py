@@ -22,7 +22,7 @@ import optax
 from experiments import cli
 from experiments import eventprop_points as points
 from experiments.eventprop_seeds import keys, over_seeds
-from jsnn import driver, figures, metrics, runs, training
+from jsnn import driver, figures, metrics, runs, sweep, training
 from jsnn.data import yinyang
 from jsnn.eventprop import figures as eventprop_figures
 
@@ -134,7 +134,11 @@ def load(name: str, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
 def make_trainer(cfg: Config) -> training.Trainer:
     """Pure functions of one seed."""
     steps = max(1, cfg.num_train // cfg.batch_size)
-    schedule = optax.exponential_decay(cfg.lr, steps, cfg.lr_decay, staircase=True)
+
+    # Optax's own schedule compares the factor with zero, which a sweep's traced one cannot be.
+    def schedule(step):
+        return cfg.lr * cfg.lr_decay ** (step // steps)
+
     return training.trainer(
         points.make_task(cfg),
         optax.adam(schedule),
@@ -142,6 +146,26 @@ def make_trainer(cfg: Config) -> training.Trainer:
         batch_size=cfg.batch_size,
         eval_batch_size=250,
     )
+
+
+# What a sweep may vary within one compiled program.
+SWEPT = ("lr", "lr_decay", "tau_m", "tau_s", "tau_softmax", "alpha", "tau_early")
+
+
+def program(cfg: Config) -> sweep.Program:
+    """This experiment for `jsnn.sweep`; with `validation` its metrics are of the validation points."""
+    split = "validation" if cfg.validation else "test"
+
+    def train(key, values, samples):
+        trainer = make_trainer(sweep.with_values(cfg, values))
+        return training.final_metrics(
+            trainer, key, *samples, num_epochs=cfg.epochs, split=split
+        )
+
+    def init(key, values):
+        return make_trainer(sweep.with_values(cfg, values)).init(key)
+
+    return sweep.Program(train, (load("train", cfg.num_train), load(split)), init)
 
 
 def main(cfg: Config) -> dict[str, Any]:

@@ -14,16 +14,18 @@ import io
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from experiments import cli
-from jsnn import data, figures, search, sweep, sweep_figures
+from jsnn import figures, search, sweep, sweep_figures
 from jsnn.runs import Run
 
-Experiment = Literal["csnn_mnist"]
+Experiment = Literal["csnn_mnist", "eventprop_mnist", "eventprop_yinyang"]
 ALIASES = {"lr": "learning_rate"}
+_OWN = {"out", "seed", "seeds", "seeds_at_once", "resume", "progress", "tensorboard"}
+_OWN |= {"data_dir", "checkpoint_seconds", "log_every", "eval_every", *cli.DEVICE_FLAGS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Config:
     """Runs of each setting, with seeds 0, 1, ..."""
     samples: int = 0
     """Random settings instead of the whole grid; ranges then need no count."""
-    metric: str = "test_accuracy"
-    """What the figure shows and the best setting is chosen by."""
+    metric: str | None = None
+    """What the figure shows and the best setting is chosen by; the accuracy if omitted. Choose on a validation split where there is one."""
     data_dir: pathlib.Path | None = None
     """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
     chunk: int | None = None
@@ -67,24 +69,49 @@ def _settings(texts: Sequence[str]) -> dict[str, Any]:
         axis = search.parse(text)
         if len(axis.values) != 1:
             raise ValueError(f"`--set` takes one value each, got {text!r}.")
-        found[ALIASES.get(axis.name, axis.name)] = axis.values[0]
+        found[axis.name] = axis.values[0]
     return found
+
+
+def flags(config: type) -> set[str]:
+    """What a sweep may set: not where a run writes and how it is shown, and seeds are the sweep's own."""
+    return {f.name for f in dataclasses.fields(config)} - _OWN
+
+
+def _named(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    """The same under the flags' full names."""
+    return {
+        name if name in known else ALIASES.get(name, name): value
+        for name, value in values.items()
+    }
 
 
 def _checked(config: type, values: dict[str, Any], out: pathlib.Path) -> Any:
     """The experiment's config with these values, checked by its own rules."""
-    fields = {f.name for f in dataclasses.fields(config)} - {"out", "seed", "resume"}
+    fields = flags(config)
     if unknown := values.keys() - fields:
         raise ValueError(
             f"`--vary` or `--set` names {min(unknown)!r}, which is no flag of this experiment. Its flags are {', '.join(sorted(fields))}."
         )
+    for name, hint in get_type_hints(config).items():
+        choices = get_args(hint) if get_origin(hint) is Literal else None
+        if choices and values.get(name, choices[0]) not in choices:
+            raise ValueError(
+                f"`{name}` must be one of {', '.join(choices)}, got {values[name]!r}."
+            )
     return config(out=out, **values)
 
 
+def _placed(config: Any, data_dir: pathlib.Path | None) -> Any:
+    """The config with the sweep's data folder, if it reads any."""
+    if data_dir is None or not hasattr(config, "data_dir"):
+        return config
+    return dataclasses.replace(config, data_dir=data_dir)
+
+
 def members(cfg: Config) -> list[search.Member]:
-    """All runs, their flags by their full names."""
+    """All runs."""
     axes = [search.parse(text) for text in cfg.vary]
-    axes = [axis._replace(name=ALIASES.get(axis.name, axis.name)) for axis in axes]
     seeds = range(cfg.seeds)
     if cfg.samples:
         return search.sample(axes, seeds, cfg.samples)
@@ -102,19 +129,19 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 def main(cfg: Config) -> dict[str, Any]:
     """Runs the sweep and writes its tables and figure to `cfg.out`."""
     module = importlib.import_module(f"experiments.{cfg.experiment}")
-    fixed, runs = _settings(cfg.set), members(cfg)
+    known = flags(module.Config)
+    fixed = _named(_settings(cfg.set), known)
+    runs = [m._replace(values=_named(m.values, known)) for m in members(cfg)]
     if both := fixed.keys() & runs[0].values.keys():
         raise ValueError(f"{min(both)!r} is both in `--vary` and in `--set`.")
     groups: dict[str, tuple[dict[str, Any], Any, list[search.Member]]] = {}
     for member in runs:
         _checked(module.Config, fixed | member.values, cfg.out)
         own, numbers = sweep.split(member, module.SWEPT)
-        config = _checked(module.Config, fixed | own, cfg.out)
+        config = _placed(_checked(module.Config, fixed | own, cfg.out), cfg.data_dir)
         groups.setdefault(repr(sorted(own.items())), (own, config, []))[2].append(
             numbers
         )
-    first = next(iter(groups.values()))[1]
-    dataset = load(first, cfg)
     record = {
         k: v
         for k, v in dataclasses.asdict(cfg).items()
@@ -122,21 +149,11 @@ def main(cfg: Config) -> dict[str, Any]:
     }
     run = Run(cfg.out, experiment="sweep", config=record, resume=cfg.resume)
     work = [
-        (own, lambda config=config: module.program(config, dataset), numbers)
+        (own, lambda config=config: module.program(config), numbers)
         for own, config, numbers in groups.values()
     ]
     rows = sweep.drive(run, work, chunk=cfg.chunk, progress=cfg.progress)
     return finish(cfg, run, rows, list(runs[0].values))
-
-
-def load(config: Any, cfg: Config) -> data.Dataset:
-    """The data set that the experiment's flags name."""
-    return data.load(
-        config.data,
-        data_dir=cfg.data_dir,
-        num_validation=config.num_validation,
-        seed=0,
-    )
 
 
 def finish(
@@ -147,20 +164,19 @@ def finish(
 ) -> dict[str, Any]:
     """Writes tables, figure and summary."""
     metrics = [k for k in rows[0] if k not in (*names, "seed", "failed")]
-    if cfg.metric not in metrics:
+    metric = cfg.metric or next(m for m in metrics if m.endswith("accuracy"))
+    if metric not in metrics:
         raise ValueError(
-            f"`--metric` must be one of {', '.join(metrics)}, got {cfg.metric!r}."
+            f"`--metric` must be one of {', '.join(metrics)}, got {metric!r}."
         )
     table = sweep.summarise(rows, names, metrics)
     run.write("table.csv", _csv(rows))
     run.write("table.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     run.write("summary.csv", _csv(table))
-    figure = sweep_figures.draw(table, names, cfg.metric)
+    figure = sweep_figures.draw(table, names, metric)
     figures.save(figure, cfg.out / "sweep.png")
-    sign = -1 if "loss" in cfg.metric else 1
-    best = max(
-        table, key=lambda row: np.nan_to_num(sign * row[cfg.metric], nan=-np.inf)
-    )
+    sign = -1 if "loss" in metric else 1
+    best = max(table, key=lambda row: np.nan_to_num(sign * row[metric], nan=-np.inf))
     failed = sum(row["failed"] for row in rows)
     return run.finish(
         {
@@ -168,8 +184,8 @@ def finish(
             "runs": len(rows),
             "failed": failed,
             **{f"best_{name}": best[name] for name in names},
-            f"best_{cfg.metric}": best[cfg.metric],
-            f"best_{cfg.metric}_ci95": best[f"{cfg.metric}_ci95"],
+            f"best_{metric}": best[metric],
+            f"best_{metric}_ci95": best[f"{metric}_ci95"],
             "wall_seconds": sum(row["run_seconds"] for row in run.rows()),
         }
     )

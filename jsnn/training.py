@@ -210,19 +210,21 @@ def final_metrics(
     test: tuple[Array, Array],
     *,
     num_epochs: int,
+    split: str = "test",
 ) -> dict[str, Array]:
     """Trains from `key` and returns how it ended, as scalars: for sweeps.
 
     Returns:
-      `test_accuracy` and `test_loss` over all of `test`, `train_loss` over the last epoch, and whether all is `finite`.
+      `test_accuracy` and `test_loss` over all of `test`, or what `split` calls it, `train_loss` over the last epoch, and whether all
+      is `finite`.
     """
     images, labels = train
     state, metrics = trainer.train(key, images, labels, num_epochs)
     evaluation = trainer.evaluate(state.model, *test)
     leaves = jax.tree.leaves(state.model.params)
     return {
-        "test_accuracy": (evaluation.prediction == test[1]).mean(),
-        "test_loss": evaluation.loss.mean(),
+        f"{split}_accuracy": (evaluation.prediction == test[1]).mean(),
+        f"{split}_loss": evaluation.loss.mean(),
         "train_loss": metrics.loss[-1].mean(),
         "finite": jnp.all(jnp.stack([jnp.isfinite(x).all() for x in leaves])),
     }
