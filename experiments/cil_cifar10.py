@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from experiments import cli
 from jsnn import augment, continual_figures, data, head, runs, training
@@ -72,10 +73,11 @@ Name = Literal[
 ]
 # What may change between a run and its resumption.
 _FREE = ("out", "data_dir", "checkpoint_seconds", "resume", "tensorboard", "progress")
+_FREE += cli.DEVICE_FLAGS
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(cli.Devices):
     """Class-incremental training of a spiking network."""
 
     out: pathlib.Path
@@ -213,7 +215,9 @@ def _augment_grey(key, images):
     return jnp.round(255 * x).astype(jnp.uint8) if images.dtype == jnp.uint8 else x
 
 
-def make_learner(cfg: Config, image: np.ndarray) -> tuple[continual.Learner, Any]:
+def make_learner(
+    cfg: Config, image: np.ndarray, mesh: Mesh | None = None
+) -> tuple[continual.Learner, Any]:
     """Pure functions for this configuration, to `jit` or to `vmap` over keys, and `(key, capacity) -> Sequence`."""
     cfg = cfg.resolved()
     assert cfg.timesteps is not None
@@ -248,6 +252,7 @@ def make_learner(cfg: Config, image: np.ndarray) -> tuple[continual.Learner, Any
         buffer_size=cfg.buffer,
         batch_norm=cfg.batch_norm,
         keep_optimizer=cfg.keep_optimizer,
+        mesh=mesh,
     )
     return learner._replace(settings=_settings(cfg.settings, learner.settings)), build
 
@@ -284,6 +289,11 @@ def main(cfg: Config) -> dict[str, Any]:
     cfg = cfg.resolved()
     assert cfg.epochs_per_task is not None
     assert cfg.batch_norm is not None
+    if cfg.distributed or cfg.coordinator is not None:
+        raise ValueError(
+            "`--distributed` is not for streams of tasks yet: use the devices of one process with `--mesh data=N`."
+        )
+    mesh = cfg.devices(cfg.batch_size)
     config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
     dataset = data.load(cfg.data, data_dir=cfg.data_dir)
     num_classes = dataset.num_classes
@@ -295,7 +305,7 @@ def main(cfg: Config) -> dict[str, Any]:
         scenario=cfg.scenario,
         repeated=cfg.repeated,
     )
-    learner, _ = make_learner(cfg, dataset.train.images[0])
+    learner, _ = make_learner(cfg, dataset.train.images[0], mesh)
     run = runs.Run(
         cfg.out,
         experiment="cil_cifar10",

@@ -20,11 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from experiments import cli
 from experiments import eventprop_networks as networks
 from experiments.eventprop_seeds import keys, over_seeds
 from jsnn import data, driver, figures, metrics, runs, sweep, training
+from jsnn import mesh as meshes
 from jsnn.eventprop import figures as eventprop_figures
 
 _LATENCY: dict[str, Any] = {
@@ -61,7 +63,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(cli.Devices):
     """EventProp on a time grid. Times are in milliseconds."""
 
     out: pathlib.Path
@@ -174,6 +176,7 @@ def _check(name: str, value: Any, holds: Any, words: str) -> None:
 
 # What may change between a run and its resumption.
 _FREE = ("out", "data_dir", "checkpoint_seconds", "resume", "tensorboard", "progress")
+_FREE += cli.DEVICE_FLAGS
 
 
 def make_optimizer(cfg: Config, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -191,10 +194,14 @@ def make_optimizer(cfg: Config, steps_per_epoch: int) -> optax.GradientTransform
 
 
 def make_trainer(
-    cfg: Config, image_shape: tuple[int, int, int], num_classes: int, num_train: int
+    cfg: Config,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    num_train: int,
+    mesh: Mesh | None = None,
 ) -> tuple[training.Trainer, networks.Design]:
     """Pure functions of one seed for this configuration, and the network's design for whoever wants to look inside."""
-    return _trainer(cfg.resolved(), image_shape, num_classes, num_train)
+    return _trainer(cfg.resolved(), image_shape, num_classes, num_train, mesh)
 
 
 def _trainer(
@@ -202,6 +209,7 @@ def _trainer(
     image_shape: tuple[int, int, int],
     num_classes: int,
     num_train: int,
+    mesh: Mesh | None = None,
 ) -> tuple[training.Trainer, networks.Design]:
     """The same for a resolved configuration, whose numbers a sweep may have traced."""
     design = networks.DESIGNS[settings.recipe](settings, image_shape, num_classes)
@@ -219,6 +227,7 @@ def _trainer(
         batch_size=settings.batch_size,
         remainder="keep" if keep else "drop",
         eval_batch_size=500,
+        mesh=mesh,
     )
     return trainer, design
 
@@ -255,6 +264,7 @@ def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the whole test set, and writes everything to `cfg.out`."""
     cfg = cfg.resolved()
     assert cfg.epochs is not None
+    mesh = cfg.devices(cfg.batch_size)
     config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
     dataset = data.load(
         cfg.data,
@@ -262,9 +272,8 @@ def main(cfg: Config) -> dict[str, Any]:
         num_validation=cfg.num_validation,
         seed=cfg.seed,
     )
-    single, design = make_trainer(
-        cfg, dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
-    )
+    shapes = dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
+    single, design = make_trainer(cfg, *shapes, mesh=mesh)
     trainer, key = single, jax.random.key(cfg.seed)
     if cfg.seeds > 1:
         key = keys(cfg.seed, cfg.seeds)
@@ -288,11 +297,16 @@ def main(cfg: Config) -> dict[str, Any]:
         ),
         batch_size=cfg.batch_size * cfg.seeds,
         split="validation" if dataset.validation else "test",
+        mesh=mesh,
         progress=cfg.progress,
     )
     evaluation = result.evaluation
     if dataset.validation is not None:
-        evaluation = jax.jit(trainer.evaluate)(result.state.model, *dataset.test)
+        evaluation = driver.evaluate(
+            trainer, result.state.model, dataset.test, mesh=mesh
+        )
+    if not meshes.is_primary():
+        return {}
     prediction = np.atleast_2d(np.asarray(evaluation.prediction))
     accuracy = (prediction == dataset.test.labels).mean(1)
     model = result.state.model

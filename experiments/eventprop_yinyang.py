@@ -18,17 +18,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from experiments import cli
 from experiments import eventprop_points as points
 from experiments.eventprop_seeds import keys, over_seeds
 from jsnn import driver, figures, metrics, runs, sweep, training
+from jsnn import mesh as meshes
 from jsnn.data import yinyang
 from jsnn.eventprop import figures as eventprop_figures
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(cli.Devices):
     """EventProp on the Yin-Yang set. Times are in milliseconds."""
 
     out: pathlib.Path
@@ -123,6 +125,7 @@ def _check(name: str, value: Any, holds: Any, words: str) -> None:
 
 # What may change between a run and its resumption.
 _FREE = ("out", "checkpoint_seconds", "resume", "tensorboard", "progress")
+_FREE += cli.DEVICE_FLAGS
 
 
 def load(name: str, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +134,7 @@ def load(name: str, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     return drawn.coordinates.astype(np.float32), drawn.labels
 
 
-def make_trainer(cfg: Config) -> training.Trainer:
+def make_trainer(cfg: Config, mesh: Mesh | None = None) -> training.Trainer:
     """Pure functions of one seed."""
     steps = max(1, cfg.num_train // cfg.batch_size)
 
@@ -145,6 +148,7 @@ def make_trainer(cfg: Config) -> training.Trainer:
         num_train=cfg.num_train,
         batch_size=cfg.batch_size,
         eval_batch_size=250,
+        mesh=mesh,
     )
 
 
@@ -170,10 +174,11 @@ def program(cfg: Config) -> sweep.Program:
 
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the test set, and writes everything to `cfg.out`."""
+    mesh = cfg.devices(cfg.batch_size)
     config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
     train, test = load("train", cfg.num_train), load("test")
     trainer, key = (
-        over_seeds(make_trainer(cfg), at_once=cfg.seeds_at_once),
+        over_seeds(make_trainer(cfg, mesh), at_once=cfg.seeds_at_once),
         keys(cfg.seed, cfg.seeds),
     )
     jax.eval_shape(trainer.init, key)
@@ -194,6 +199,7 @@ def main(cfg: Config) -> dict[str, Any]:
             driver.Schedule(cfg.epochs, checkpoint_seconds=cfg.checkpoint_seconds),
             batch_size=cfg.batch_size * cfg.seeds,
             split="validation" if cfg.validation else "test",
+            mesh=mesh,
             progress=cfg.progress,
         )
     except FloatingPointError as error:
@@ -205,7 +211,9 @@ def main(cfg: Config) -> dict[str, Any]:
         ) from error
     evaluation = result.evaluation
     if cfg.validation:
-        evaluation = jax.jit(trainer.evaluate)(result.state.model, *test)
+        evaluation = driver.evaluate(trainer, result.state.model, test, mesh=mesh)
+    if not meshes.is_primary():
+        return {}
     prediction = np.asarray(evaluation.prediction)
     accuracy = (prediction == test[1]).mean(1)
     model = jax.tree.map(lambda x: x[0], result.state.model)

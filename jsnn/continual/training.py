@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
 from jsnn import head, layers
+from jsnn import mesh as meshes
 from jsnn.continual import buffer as buffers
 from jsnn.continual import method as methods
 from jsnn.continual.buffer import Batch
@@ -96,6 +98,7 @@ class _Parts(NamedTuple):
     optimizer: optax.GradientTransformationExtraArgs
     batch_size: int
     eval_batch_size: int
+    mesh: Mesh | None
 
 
 def learner(
@@ -111,6 +114,7 @@ def learner(
     batch_norm: BatchNormPolicy = "train",
     keep_optimizer: bool = False,
     adam_decays: tuple[float, float] | None = (0.9, 0.999),
+    mesh: Mesh | None = None,
 ) -> Learner:
     """Joins network, method and optimiser.
 
@@ -127,6 +131,7 @@ def learner(
         statistics from the second task on, scale and offset still learning; `"freeze"`: those stand still too.
       keep_optimizer: keep its moments from task to task; otherwise it starts anew each time, as in the reference.
       adam_decays: decays of the Adam inside `optimizer`, for columns that open late; None for another one.
+      mesh: devices of this process to cut each batch over; see `jsnn.mesh`.
 
     Raises:
       ValueError: if a number is out of range, or `method` trains on a buffer that changes as it does.
@@ -153,6 +158,7 @@ def learner(
         head.growing(optimizer, is_column, adam_decays=adam_decays),
         batch_size,
         eval_batch_size,
+        mesh,
     )
 
     def fresh(key, capacity):
@@ -310,6 +316,7 @@ def _run(
         # What the last batch lacks is made up by the epoch's first samples, which count for nothing but batch norm.
         chosen = order[place % count]
         batch = Batch(pool.images[chosen], pool.labels[chosen], place < count)
+        batch = meshes.shard_batch(batch, parts.mesh)
         state, new = _step(parts, state, settings, batch, later)
         return state, jax.tree.map(lambda m, x: m.at[i].set(x), metrics, new)
 
