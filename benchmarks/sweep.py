@@ -22,6 +22,7 @@ from jsnn import search, sweep
 COLUMNS = (
     "experiment",
     "members",
+    "at_once",
     "seconds_one_program",
     "seconds_in_turn",
     "seconds_anew",
@@ -38,6 +39,8 @@ class Config:
     """Which programs to sweep."""
     members: tuple[int, ...] = (1, 2, 4, 8, 16)
     """S, seeds in one program; one comparison each."""
+    at_once: tuple[int, ...] = (1, 16)
+    """Members that are vmapped, of those in one program; the others wait in a loop within it."""
     epochs: int = 5
     """Epochs of each run."""
     save: bool = False
@@ -71,13 +74,13 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure(cfg: Config, name: str, num_members: int) -> dict[str, Any]:
-    """One comparison."""
+def measure(cfg: Config, name: str, num_members: int) -> list[dict[str, Any]]:
+    """One comparison: a row for each way to run the one program."""
     program = PROGRAMS[name](cfg.epochs)
     members = search.grid([], range(num_members))
 
-    def one_program():
-        return [chunk for chunk, _ in sweep.run(program, members)]
+    def one_program(at_once):
+        return [chunk for chunk, _ in sweep.run(program, members, at_once=at_once)]
 
     def in_turn():
         return [chunk for chunk, _ in sweep.run(program, members, chunk=1)]
@@ -85,27 +88,34 @@ def measure(cfg: Config, name: str, num_members: int) -> dict[str, Any]:
     def single():
         return [chunk for chunk, _ in sweep.run(program, members[:1])]
 
-    together, turn = _seconds(one_program), _seconds(in_turn)
-    anew = num_members * _seconds(single)
-    return {
-        "experiment": name,
-        "members": num_members,
-        "epochs": cfg.epochs,
-        "seconds_one_program": together,
-        "seconds_in_turn": turn,
-        "seconds_anew": anew,
-        "ratio_in_turn": together / turn,
-        "ratio_anew": together / anew,
-    }
+    turn, anew = _seconds(in_turn), num_members * _seconds(single)
+    found = []
+    for at_once in cfg.at_once:
+        together = _seconds(lambda at_once=at_once: one_program(at_once))
+        found.append(
+            {
+                "experiment": name,
+                "members": num_members,
+                "at_once": at_once,
+                "epochs": cfg.epochs,
+                "seconds_one_program": together,
+                "seconds_in_turn": turn,
+                "seconds_anew": anew,
+                "ratio_in_turn": together / turn,
+                "ratio_anew": together / anew,
+            }
+        )
+    return found
 
 
 def main(cfg: Config) -> list[dict[str, Any]]:
     """Measures every size, prints the table, and returns the rows."""
     context = rows.context("sweep")
     found = [
-        context | measure(cfg, name, size)
+        context | row
         for name in cfg.experiments
         for size in cfg.members
+        for row in measure(cfg, name, size)
     ]
     rows.report(found, COLUMNS, benchmark="sweep", keep=cfg.save)
     return found

@@ -50,6 +50,8 @@ class Config:
     """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
     chunk: int | None = None
     """Runs at a time; as many as fit memory if omitted."""
+    at_once: int | None = None
+    """Of the runs on one device, how many are vmapped while the others wait; all on an accelerator, 1 on a CPU if omitted."""
     resume: bool = False
     """Go on with the sweep in --out; finished chunks are not run again."""
     progress: bool = True
@@ -58,6 +60,8 @@ class Config:
     def __post_init__(self):
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"`--chunk` must be at least 1, got {self.chunk}.")
+        if self.at_once is not None and self.at_once < 1:
+            raise ValueError(f"`--at-once` must be at least 1, got {self.at_once}.")
         if self.samples < 0:
             raise ValueError(f"`--samples` must not be negative, got {self.samples}.")
 
@@ -145,14 +149,16 @@ def main(cfg: Config) -> dict[str, Any]:
     record = {
         k: v
         for k, v in dataclasses.asdict(cfg).items()
-        if k not in ("out", "data_dir", "resume", "progress", "chunk")
+        if k not in ("out", "data_dir", "resume", "progress", "chunk", "at_once")
     }
     run = Run(cfg.out, experiment="sweep", config=record, resume=cfg.resume)
     work = [
         (own, lambda config=config: module.program(config), numbers)
         for own, config, numbers in groups.values()
     ]
-    rows = sweep.drive(run, work, chunk=cfg.chunk, progress=cfg.progress)
+    rows = sweep.drive(
+        run, work, chunk=cfg.chunk, at_once=cfg.at_once, progress=cfg.progress
+    )
     return finish(cfg, run, rows, list(runs[0].values))
 
 

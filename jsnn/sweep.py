@@ -117,7 +117,9 @@ def _arrays(members: Sequence[Member], size: int) -> tuple[Any, dict[str, jax.Ar
     return keys, values
 
 
-def _compile(program: Program, members: Sequence[Member], size: int, mesh: Mesh) -> Any:
+def _compile(
+    program: Program, members: Sequence[Member], size: int, mesh: Mesh, at_once: int
+) -> Any:
     """The program of a chunk of `size` members over all devices of the mesh."""
     here = size // mesh.size  # on each device
 
@@ -127,7 +129,11 @@ def _compile(program: Program, members: Sequence[Member], size: int, mesh: Mesh)
                 keys[0], {name: x[0] for name, x in values.items()}, data
             )
             return jax.tree.map(lambda x: x[None], one)
-        return jax.vmap(program.train, in_axes=(0, 0, None))(keys, values, data)
+        return jax.lax.map(
+            lambda member: program.train(member[0], member[1], data),
+            (keys, values),
+            batch_size=min(at_once, here),
+        )
 
     each, whole = PartitionSpec("member"), PartitionSpec()
     fn = jax.shard_map(
@@ -162,12 +168,13 @@ def _fit(
     chunk: int | None,
     mesh: Mesh,
     available: int,
+    at_once: int,
 ) -> tuple[Any, int]:
     """Compiles the largest chunk that fits, or the one asked for."""
     devices = mesh.size
     size = -(-min(chunk or len(members), len(members)) // devices) * devices
     while True:
-        compiled = _compile(program, members, size, mesh)
+        compiled = _compile(program, members, size, mesh, at_once)
         needed = _needs(compiled)
         if needed <= available:
             return compiled, size
@@ -189,6 +196,7 @@ def run(
     members: Sequence[Member],
     *,
     chunk: int | None = None,
+    at_once: int | None = None,
     done: Sequence[Chunk] = (),
     devices: Sequence[Any] | None = None,
 ) -> Iterator[tuple[Chunk, float]]:
@@ -198,6 +206,8 @@ def run(
       program: the experiment.
       members: numbers only, the same names in all.
       chunk: members at a time; as many as fit if None.
+      at_once: of those on one device, how many are `vmap`ped; the others wait in a loop within the program. If None, all on an
+        accelerator, and 1 on a CPU, whose caches one member fills already.
       done: chunks of this very list that are finished already: they are not run, and their size is kept.
       devices: JAX devices; those of this process if None.
 
@@ -217,8 +227,10 @@ def run(
         check_memory(program, members[0], -(-chunk // mesh.size), available)
     else:
         check_memory(program, members[0], 1, available)
+    if at_once is None:
+        at_once = 1 if mesh.devices.flat[0].platform == "cpu" else len(members)
     began = time.monotonic()  # the first chunk's time holds the compilation
-    compiled, size = _fit(program, members, chunk, mesh, available)
+    compiled, size = _fit(program, members, chunk, mesh, available, at_once)
     for first in range(0, len(members), size):
         if first in finished:
             continue
@@ -242,6 +254,7 @@ def drive(
     groups: Sequence[tuple[dict[str, Any], Callable[[], Program], Sequence[Member]]],
     *,
     chunk: int | None = None,
+    at_once: int | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Runs all groups through a run folder: progress, a line in metrics.jsonl per finished chunk, and going on after a kill.
@@ -250,6 +263,7 @@ def drive(
       run_folder: where lines go; with `resume`, chunks in it are not run again.
       groups: what the group's program has fixed, a function that makes the program, and its members.
       chunk: members at a time; as many as fit if None.
+      at_once: as for `run`.
       progress: show a progress bar.
 
     Returns:
@@ -278,7 +292,9 @@ def drive(
             bar.update(sum(len(c.metrics) for c in done))
             size = done[0].size if done else None
             if not size or len(chunks) < -(-len(members) // size):
-                for new, seconds in run(make(), members, chunk=chunk, done=done):
+                for new, seconds in run(
+                    make(), members, chunk=chunk, at_once=at_once, done=done
+                ):
                     run_folder.log(
                         {"group": number, **new._asdict(), "run_seconds": seconds}
                     )

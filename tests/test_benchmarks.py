@@ -278,7 +278,9 @@ def test_sweep_against_runs_in_turn(monkeypatch):
         return Program(train, jnp.ones(3), lambda key, values: jnp.ones(3))
 
     monkeypatch.setitem(sweep.PROGRAMS, "tiny", program)
-    (row,) = sweep.main(sweep.Config(experiments=("tiny",), members=(3,)))
+    cfg = sweep.Config(experiments=("tiny",), members=(3,), at_once=(1, 3))
+    row, other = sweep.main(cfg)
+    assert (row["at_once"], other["at_once"]) == (1, 3)
     assert row["ratio_in_turn"] > 0
     assert row["ratio_anew"] == pytest.approx(
         row["seconds_one_program"] / row["seconds_anew"]

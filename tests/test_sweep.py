@@ -49,11 +49,14 @@ def single(member: search.Member) -> float:
     return float(np.square(left).sum())
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 3, 4, 100])
-def test_members_equal_single_runs_whatever_the_chunk(chunk):
+@pytest.mark.parametrize(
+    ("chunk", "at_once"),
+    [(None, None), (None, 100), (None, 3), (1, None), (3, 2), (4, 1), (100, 100)],
+)
+def test_members_equal_single_runs_whatever_the_chunk(chunk, at_once):
     """100 steps of float32 lose about 100 rounding errors of 6e-8."""
     runs = members()
-    found = collect(sweep.run(program(), runs, chunk=chunk))
+    found = collect(sweep.run(program(), runs, chunk=chunk, at_once=at_once))
     assert len(found) == len(runs)
     expected = [single(m) for m in runs]
     np.testing.assert_allclose([m["distance"] for m in found], expected, rtol=2e-5)
