@@ -46,7 +46,7 @@ def solved():
     found = {}
     for name, cfg in (
         ("events", exact),
-        ("1 ms", config(hidden=20)),
+        ("1 ms", config(hidden=20, dt=1.0)),
         ("0.25 ms", config(hidden=20, dt=0.25)),
     ):
 
