@@ -59,7 +59,7 @@ class Config(cli.Devices):
     """Factor on the step size each epoch."""
     T: float = 40.0
     """Length of a trial."""
-    dt: float = 0.5
+    dt: float = 1.0
     """Time step of the grid; the output's spikes are read between its points."""
     tau_m: float = 20.0
     """Membrane time constant."""
