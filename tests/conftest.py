@@ -6,6 +6,7 @@ import pathlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -25,3 +26,10 @@ def needs(path: pathlib.Path):
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def same_draws(request):
+    """Starts a module's `RNG` anew for each test, which then draws the same whatever ran before it."""
+    if hasattr(request.module, "RNG"):
+        request.module.RNG = np.random.default_rng(0)

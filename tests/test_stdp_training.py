@@ -276,19 +276,34 @@ def test_two_layers_learn_from_one_decision():
         )
     )(state)
     w, v = below.astype(np.float64), above.astype(np.float64)
-    for i in range(4):  # the first window, in which the hidden layer learns
+    now, hits, misses = rates, 0, 0
+    for i in range(8):
         wave = loops.pad(loops.dense(inputs[i], STEPS), 1)
         kept = loops.thresholded(loops.potentials(w, wave), 4.0)
-        _, decision, _ = loops.reward_step(v, kept[-1] > 0, labels[i], rates, 1)
+        changed, decision, _ = loops.reward_step(
+            v, kept[-1] > 0, labels[i], now, 1, *bounds
+        )
         assert decision == verdict.decision[i]
+        if i >= 4:  # the second window, in which the decision layer learns
+            v = changed
+            continue
+        hits += decision == labels[i]
+        misses += decision not in (labels[i], -1)
+        if i == 3:
+            now = [np.array(rates[0]) * misses / 4, np.array(rates[1]) * hits / 4]
         inhibited = loops.pointwise(kept)
         found, first, _ = loops.winners(inhibited, inhibited > 0, 3, 0)
         chosen = rates[0 if decision == labels[i] else 1]
         if decision >= 0:
             w = loops.learn(w, wave, found, first, chosen, *bounds, False)
-    np.testing.assert_allclose(new.hidden.weights, w, atol=1e-6)
-    assert abs(w - below).max() > 0.01
-    assert (np.asarray(new.decision.weights) != above).any()
+    assert hits > 0
+    assert misses > 0
+    for new_weights, expected, old in (
+        (new.hidden.weights, w, below),
+        (new.decision.weights, v, above),
+    ):
+        np.testing.assert_allclose(new_weights, expected, atol=1e-6)
+        assert abs(expected - old).max() > 0.003
 
 
 def test_bad_layers_are_refused():
