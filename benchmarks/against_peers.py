@@ -109,21 +109,13 @@ def compare(cfg: Config, steps: int) -> list[dict[str, Any]]:
         np.savez(folder / "arrays.npz", **arrays)
         own = stack.enter_context(processes.csnn_worker("jsnn", work))
         workers = {"jsnn": own}
-        for name in variants(cfg):
-            command = [
-                str(cfg.peer_python),
-                str(_SCRIPT),
-                name,
-                str(steps),
-                str(folder / "arrays.npz"),
-                own.facts["backend"],
-            ]
-            try:
-                workers[name] = stack.enter_context(processes.Worker(name, command))
-            except processes.Missing as missing:
-                print(f"Left out, not installed: {missing}")
-            except processes.WorkerError as error:
-                print(f"Left out, failed: {error}")
+        python, path = str(cfg.peer_python), str(folder / "arrays.npz")
+        backend = own.facts["backend"]
+        commands = {
+            name: [python, str(_SCRIPT), name, str(steps), path, backend]
+            for name in variants(cfg)
+        }
+        workers |= processes.start_peers(stack, commands)
         samples = timing.interleave(workers, cfg.rounds)
     found = [
         {"library": name, **work, **timing.summary(samples[name])}

@@ -100,21 +100,10 @@ def compare(cfg: Config) -> list[dict[str, Any]]:
         arrays: Any = cil_worker.workload(cil_worker.Work(**work)).arrays
         np.savez(folder / "arrays.npz", **arrays)
         text = json.dumps(work)
-        commands = {
-            "jsnn": [sys.executable, "-m", "benchmarks.cil_worker", text],
-            "pytorch": [
-                str(cfg.peer_python),
-                str(_PEER),
-                text,
-                str(folder / "arrays.npz"),
-            ],
-        }
-        workers = {}
-        for name, command in commands.items():
-            try:
-                workers[name] = stack.enter_context(processes.Worker(name, command))
-            except processes.Missing as missing:
-                print(f"Left out, not installed: {missing}")
+        own = [sys.executable, "-m", "benchmarks.cil_worker", text]
+        peer = [str(cfg.peer_python), str(_PEER), text, str(folder / "arrays.npz")]
+        workers = {"jsnn": stack.enter_context(processes.Worker("jsnn", own))}
+        workers |= processes.start_peers(stack, {"pytorch": peer})
         samples = timing.interleave(workers, cfg.rounds)
     gflop = training_gflop(cfg.timesteps, cfg.batch_size, cfg.width)
     found = []

@@ -75,14 +75,10 @@ def compare(cfg: Config, work: dict[str, Any]) -> list[dict[str, Any]]:
             "jsnn", [sys.executable, "-m", "benchmarks.dense_worker", text]
         )
         workers = {"jsnn": stack.enter_context(own)}
-        for name in cfg.peers:
-            command = [str(cfg.peer_python), str(_SCRIPT), name, text]
-            try:
-                workers[name] = stack.enter_context(processes.Worker(name, command))
-            except processes.Missing as missing:
-                print(f"Left out, not installed: {missing}")
-            except processes.WorkerError as error:
-                print(f"Left out, failed: {error}")
+        commands = {
+            name: [str(cfg.peer_python), str(_SCRIPT), name, text] for name in cfg.peers
+        }
+        workers |= processes.start_peers(stack, commands)
         samples = timing.interleave(workers, cfg.rounds)
     return with_ratios(
         [

@@ -81,15 +81,11 @@ def compare(cfg: Config) -> list[dict[str, Any]]:
         path = folder / "arrays.npz"
         contents: Any = arrays(cfg.batch_size)
         np.savez(path, **contents)
-        own = [sys.executable, "-m", "benchmarks.eventprop_worker", str(_STRETCH)]
-        peer = [str(cfg.peer_python), str(_PEER), str(_PEER_STEPS)]
-        workers = {}
-        for name, command in (("jsnn", own), ("PyTorch, transcribed", peer)):
-            try:
-                worker = processes.Worker(name, [*command, str(path)])
-                workers[name] = stack.enter_context(worker)
-            except processes.Missing as missing:
-                print(f"Left out, not installed: {missing}")
+        own = [sys.executable, "-m", "benchmarks.eventprop_worker"]
+        own += [str(_STRETCH), str(path)]
+        peer = [str(cfg.peer_python), str(_PEER), str(_PEER_STEPS), str(path)]
+        workers = {"jsnn": stack.enter_context(processes.Worker("jsnn", own))}
+        workers |= processes.start_peers(stack, {"PyTorch, transcribed": peer})
         samples = timing.interleave(workers, cfg.rounds)
     found = []
     for name, worker in workers.items():

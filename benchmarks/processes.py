@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.timing import Sample
@@ -106,6 +106,21 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def start_peers(
+    stack: contextlib.ExitStack, commands: Mapping[str, Sequence[str]]
+) -> dict[str, Worker]:
+    """Starts the peers that can be, and says which are left out and why; `stack` ends them."""
+    found = {}
+    for name, command in commands.items():
+        try:
+            found[name] = stack.enter_context(Worker(name, command))
+        except Missing as missing:
+            print(f"Left out, not installed: {missing}")
+        except WorkerError as error:
+            print(f"Left out, failed: {error}")
+    return found
 
 
 def csnn_worker(name: str, work: dict[str, Any]) -> Worker:

@@ -71,9 +71,6 @@ Name = Literal[
     "ncm",
     "gdumb",
 ]
-# What may change between a run and its resumption.
-_FREE = ("out", "data_dir", "checkpoint_seconds", "resume", "tensorboard", "progress")
-_FREE += cli.DEVICE_FLAGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +222,7 @@ def make_learner(
     assert cfg.batch_norm is not None
     build = make_build(cfg, image.shape)
     mean, std = STATISTICS.get(cfg.data, (None, None))
-    change = spiking.crop_and_flip if image.shape[2] == 3 else _augment_grey
+    change = augment.crop_and_flip if image.shape[2] == 3 else _augment_grey
     make_network = functools.partial(
         spiking.make_network,
         num_steps=cfg.timesteps,
@@ -294,7 +291,7 @@ def main(cfg: Config) -> dict[str, Any]:
             "`--distributed` is not for streams of tasks yet: use the devices of one process with `--mesh data=N`."
         )
     mesh = cfg.devices(cfg.batch_size)
-    config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
+    config = cli.decisive(cfg)
     dataset = data.load(cfg.data, data_dir=cfg.data_dir)
     num_classes = dataset.num_classes
     tasks = stream.make_stream(

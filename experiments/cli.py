@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -52,8 +52,21 @@ class Devices:
         return meshes.make(num_devices, batch_size=batch_size)
 
 
-# A run may be resumed on other devices.
-DEVICE_FLAGS = tuple(field.name for field in dataclasses.fields(Devices))
+# What may change between a run and its resumption: where it reads, writes and computes, and how it shows itself.
+FREE = ("out", "data_dir", "checkpoint_seconds", "resume", "tensorboard", "progress")
+FREE += tuple(field.name for field in dataclasses.fields(Devices))
+
+
+def decisive(config: Any, *, free: Sequence[str] = ()) -> dict[str, Any]:
+    """The flags that decide a run's result: all but `FREE` and a script's own `free` ones."""
+    left_out = {*FREE, *free}
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in left_out}
+
+
+def check(name: str, value: Any, holds: Callable[[Any], bool], words: str) -> None:
+    """Raises a `ValueError` that names the flag, what it must do and its value, unless it `holds` or is not given."""
+    if value is not None and not holds(value):
+        raise ValueError(f"`--{name.replace('_', '-')}` must {words}, got {value}.")
 
 
 def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:

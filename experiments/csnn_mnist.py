@@ -114,17 +114,11 @@ class Config(cli.Devices):
 
     def __post_init__(self):
         for name in ("epochs", "timesteps", "batch_size", "log_every", "block_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(
-                    f"`--{name.replace('_', '-')}` must be at least 1, got {value}."
-                )
+            cli.check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
         for name in ("learning_rate", "threshold", "init_scale", "slope"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(
-                    f"`--{name.replace('_', '-')}` must be positive, got {value}."
-                )
+            cli.check(
+                name, getattr(self, name), lambda x: 0 < x < float("inf"), "be positive"
+            )
         if not 0 <= self.beta <= 1:
             raise ValueError(
                 f"`--beta` is the fraction kept per time step and must lie in [0, 1], got {self.beta}."
@@ -144,18 +138,6 @@ class Config(cli.Devices):
         if not found:
             return self
         return dataclasses.replace(self, **found)
-
-
-# What may change between a run and its resumption.
-_FREE = (
-    "out",
-    "data_dir",
-    "checkpoint_seconds",
-    "resume",
-    "tensorboard",
-    "progress",
-    *cli.DEVICE_FLAGS,
-)
 
 
 def make_task(
@@ -266,18 +248,13 @@ def program(cfg: Config) -> sweep.Program:
     )
     shapes = dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
 
-    def train(key, values, samples):
-        member, _ = make_trainer(sweep.with_values(cfg, values), *shapes)
-        return training.final_metrics(
-            member, key, *samples, num_epochs=cfg.epochs, split=split
-        )
-
-    def init(key, values):
-        return make_trainer(sweep.with_values(cfg, values), *shapes)[0].init(key)
-
-    split = "test" if dataset.validation is None else "validation"
-    held_out = dataset.validation or dataset.test
-    return sweep.Program(train, (tuple(dataset.train), tuple(held_out)), init)
+    return sweep.of_trainer(
+        lambda values: make_trainer(sweep.with_values(cfg, values), *shapes)[0],
+        dataset.train,
+        dataset.validation or dataset.test,
+        num_epochs=cfg.epochs,
+        split="test" if dataset.validation is None else "validation",
+    )
 
 
 def _spending(graphdef, model, images, num_steps: int) -> dict[str, float]:
@@ -307,7 +284,7 @@ def main(cfg: Config) -> dict[str, Any]:
     mesh = cfg.devices(cfg.batch_size)
     num_steps = cfg.timesteps
     assert num_steps is not None
-    config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
+    config = cli.decisive(cfg)
     dataset = data.load(
         cfg.data,
         data_dir=cfg.data_dir,

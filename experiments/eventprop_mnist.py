@@ -133,18 +133,18 @@ class Config(cli.Devices):
             "seeds_at_once",
             "lr_decay_epochs",
         ):
-            _check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
+            cli.check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
         for name in ("lr", "lr_decay", "T", "dt", "tau_m", "tau_s", "xi", "beta"):
-            _check(name, getattr(self, name), lambda x: x > 0, "be positive")
+            cli.check(name, getattr(self, name), lambda x: x > 0, "be positive")
         for name in ("alpha", "kick"):
-            _check(name, getattr(self, name), lambda x: x >= 0, "not be negative")
-        _check("dropout", self.dropout, lambda x: 0 <= x < 1, "lie in [0, 1)")
+            cli.check(name, getattr(self, name), lambda x: x >= 0, "not be negative")
+        cli.check("dropout", self.dropout, lambda x: 0 <= x < 1, "lie in [0, 1)")
         if self.recipe == "reference" and (self.hidden or self.dropout):
             raise ValueError(
                 "`--hidden` and `--dropout` are not for `--recipe reference`, which has one layer and all inputs."
             )
         if self.recipe != "reference":
-            _check("hidden", self.hidden, lambda x: x >= 1, "be at least 1")
+            cli.check("hidden", self.hidden, lambda x: x >= 1, "be at least 1")
             if self.kick:
                 raise ValueError(
                     f"`--kick` is for `--recipe reference`, whose output neurons must spike; got {self.kick} for {self.recipe}."
@@ -167,16 +167,6 @@ class Config(cli.Devices):
                 f"`--t-min` and `--t-max` must satisfy 0 <= t_min < t_max <= T - dt = {cfg.T - cfg.dt}, got {cfg.t_min} and {cfg.t_max}."
             )
         return cfg
-
-
-def _check(name: str, value: Any, holds: Any, words: str) -> None:
-    if value is not None and not holds(value):
-        raise ValueError(f"`--{name.replace('_', '-')}` must {words}, got {value}.")
-
-
-# What may change between a run and its resumption.
-_FREE = ("out", "data_dir", "checkpoint_seconds", "resume", "tensorboard", "progress")
-_FREE += cli.DEVICE_FLAGS
 
 
 def make_optimizer(cfg: Config, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -240,24 +230,17 @@ def program(cfg: Config) -> sweep.Program:
     """This experiment for `jsnn.sweep`; with `num_validation` its metrics are of the validation split."""
     settings = cfg.resolved()
     assert settings.epochs is not None
-    num_epochs = settings.epochs
     dataset = data.load(
         cfg.data, data_dir=cfg.data_dir, num_validation=cfg.num_validation, seed=0
     )
     shapes = dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
-    split = "test" if dataset.validation is None else "validation"
-
-    def train(key, values, samples):
-        trainer, _ = _trainer(sweep.with_values(settings, values), *shapes)
-        return training.final_metrics(
-            trainer, key, *samples, num_epochs=num_epochs, split=split
-        )
-
-    def init(key, values):
-        return _trainer(sweep.with_values(settings, values), *shapes)[0].init(key)
-
-    held_out = dataset.validation or dataset.test
-    return sweep.Program(train, (tuple(dataset.train), tuple(held_out)), init)
+    return sweep.of_trainer(
+        lambda values: _trainer(sweep.with_values(settings, values), *shapes)[0],
+        dataset.train,
+        dataset.validation or dataset.test,
+        num_epochs=settings.epochs,
+        split="test" if dataset.validation is None else "validation",
+    )
 
 
 def main(cfg: Config) -> dict[str, Any]:
@@ -265,7 +248,7 @@ def main(cfg: Config) -> dict[str, Any]:
     cfg = cfg.resolved()
     assert cfg.epochs is not None
     mesh = cfg.devices(cfg.batch_size)
-    config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
+    config = cli.decisive(cfg)
     dataset = data.load(
         cfg.data,
         data_dir=cfg.data_dir,
@@ -357,17 +340,15 @@ def save_figures(
         if (z := np.asarray(trace.spikes)).ndim
     }
     matrix = metrics.confusion_matrix(prediction, labels, dataset.num_classes)
-    eventprop_figures.save(
-        run.out,
-        {
-            "curves": figures.curves(run.rows()),
-            "confusion": figures.confusion(matrix, dataset.class_names),
-            "spike_times": eventprop_figures.first_spikes(
-                times, labels[:64], t_end=settings.T
-            ),
-            "adjoints": eventprop_figures.adjoints(looked, dt=settings.dt),
-        },
-    )
+    drawn = {
+        "curves": figures.curves(run.rows()),
+        "confusion": figures.confusion(matrix, dataset.class_names),
+        "spike_times": eventprop_figures.first_spikes(
+            times, labels[:64], t_end=settings.T
+        ),
+        "adjoints": eventprop_figures.adjoints(looked, dt=settings.dt),
+    }
+    figures.save_all(drawn, run.out)
 
 
 if __name__ == "__main__":

@@ -101,11 +101,11 @@ class Config(cli.Devices):
             "max_events",
         )
         for name in (*whole, "num_train"):
-            _check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
+            cli.check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
         positive = ("lr", "lr_decay", "T", "dt", "tau_m", "tau_s", "t_max")
         for name in (*positive, "tau_softmax", "tau_early", "max_delay"):
-            _check(name, getattr(self, name), lambda x: x > 0, "be positive")
-        _check("alpha", self.alpha, lambda x: x >= 0, "not be negative")
+            cli.check(name, getattr(self, name), lambda x: x > 0, "be positive")
+        cli.check("alpha", self.alpha, lambda x: x >= 0, "not be negative")
         if self.t_max >= self.T:
             raise ValueError(
                 f"`--t-max` must be less than `--T`, or inputs come after the end; got {self.t_max} and {self.T}."
@@ -116,16 +116,6 @@ class Config(cli.Devices):
             )
         if self.max_events > self.hidden * self.max_spikes:
             object.__setattr__(self, "max_events", self.hidden * self.max_spikes)
-
-
-def _check(name: str, value: Any, holds: Any, words: str) -> None:
-    if not holds(value):
-        raise ValueError(f"`--{name.replace('_', '-')}` must {words}, got {value}.")
-
-
-# What may change between a run and its resumption.
-_FREE = ("out", "checkpoint_seconds", "resume", "tensorboard", "progress")
-_FREE += cli.DEVICE_FLAGS
 
 
 def load(name: str, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -160,22 +150,19 @@ def program(cfg: Config) -> sweep.Program:
     """This experiment for `jsnn.sweep`; with `validation` its metrics are of the validation points."""
     split = "validation" if cfg.validation else "test"
 
-    def train(key, values, samples):
-        trainer = make_trainer(sweep.with_values(cfg, values))
-        return training.final_metrics(
-            trainer, key, *samples, num_epochs=cfg.epochs, split=split
-        )
-
-    def init(key, values):
-        return make_trainer(sweep.with_values(cfg, values)).init(key)
-
-    return sweep.Program(train, (load("train", cfg.num_train), load(split)), init)
+    return sweep.of_trainer(
+        lambda values: make_trainer(sweep.with_values(cfg, values)),
+        load("train", cfg.num_train),
+        load(split),
+        num_epochs=cfg.epochs,
+        split=split,
+    )
 
 
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the test set, and writes everything to `cfg.out`."""
     mesh = cfg.devices(cfg.batch_size)
-    config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
+    config = cli.decisive(cfg)
     train, test = load("train", cfg.num_train), load("test")
     trainer, key = (
         over_seeds(make_trainer(cfg, mesh), at_once=cfg.seeds_at_once),
@@ -265,7 +252,7 @@ def save_figures(
     if cfg.solver == "grid" and not cfg.delays:
         looked = points.look(cfg, params, coordinates[:1], labels[:1])
         drawn["adjoints"] = eventprop_figures.adjoints(looked, dt=cfg.dt)
-    eventprop_figures.save(run.out, drawn)
+    figures.save_all(drawn, run.out)
 
 
 if __name__ == "__main__":

@@ -103,18 +103,9 @@ class Config:
         return found
 
 
-# What may change between a run and its resumption. Neither `patience` nor the epochs of R-STDP change what comes before the end, so a
+# What else may change between a run and its resumption: neither `patience` nor the epochs of R-STDP change what comes before the end, so a
 # run may be given more.
-_FREE = (
-    "out",
-    "patience",
-    "data_dir",
-    "reuse",
-    "checkpoint_seconds",
-    "resume",
-    "tensorboard",
-    "progress",
-)
+_FREE = ("patience", "reuse")
 
 
 class Prepared(NamedTuple):
@@ -305,9 +296,7 @@ def write_history(run: runs.Run) -> None:
 
 def write_figures(cfg: Config, run: runs.Run, drawn: dict[str, Any]) -> None:
     """As PNG, and in TensorBoard on request."""
-    for name, figure in drawn.items():
-        with figures.style():
-            figure.savefig(run.out / f"{name}.png", facecolor="white", dpi=100)
+    figures.save_all(drawn, run.out, dpi=100)
     if cfg.tensorboard:
         from tensorboardX import SummaryWriter
 
@@ -322,7 +311,7 @@ def main(cfg: Config) -> dict[str, Any]:
     dataset = load(cfg)
     height, width, _ = (28, 28, 1) if cfg.data == "digits" else dataset.image_shape
     stdp.shapes(network, (height, width))
-    config = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
+    config = cli.decisive(cfg, free=_FREE)
     config["epochs"] = network.epochs[: len(network.blocks)]
     run = runs.Run(
         cfg.out,

@@ -16,6 +16,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import jax
 import numpy as np
 
 from experiments import cli
@@ -24,8 +25,7 @@ from jsnn.runs import Run
 
 Experiment = Literal["csnn_mnist", "eventprop_mnist", "eventprop_yinyang"]
 ALIASES = {"lr": "learning_rate"}
-_OWN = {"out", "seed", "seeds", "seeds_at_once", "resume", "progress", "tensorboard"}
-_OWN |= {"data_dir", "checkpoint_seconds", "log_every", "eval_every", *cli.DEVICE_FLAGS}
+_OWN = {"seed", "seeds", "seeds_at_once", "log_every", "eval_every", *cli.FREE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,11 +146,9 @@ def main(cfg: Config) -> dict[str, Any]:
         groups.setdefault(repr(sorted(own.items())), (own, config, []))[2].append(
             numbers
         )
-    record = {
-        k: v
-        for k, v in dataclasses.asdict(cfg).items()
-        if k not in ("out", "data_dir", "resume", "progress", "chunk", "at_once")
-    }
+    for _, config, numbers in groups.values():
+        _check(cfg, module.program(config), numbers[0])
+    record = cli.decisive(cfg, free=("chunk", "at_once"))
     run = Run(cfg.out, experiment="sweep", config=record, resume=cfg.resume)
     work = [
         (own, lambda config=config: module.program(config), numbers)
@@ -162,6 +160,15 @@ def main(cfg: Config) -> dict[str, Any]:
     return finish(cfg, run, rows, list(runs[0].values))
 
 
+def _check(cfg: Config, program: sweep.Program, member: search.Member) -> None:
+    """Refuses a chunk or a metric that cannot be, before the folder is made and anything is compiled."""
+    if cfg.chunk is not None:
+        each = -(-cfg.chunk // jax.local_device_count())
+        sweep.check_memory(program, member, each, sweep.free_bytes())
+    if cfg.metric is not None:
+        sweep.check_metric(program, member, cfg.metric)
+
+
 def finish(
     cfg: Config,
     run: Run,
@@ -171,16 +178,12 @@ def finish(
     """Writes tables, figure and summary."""
     metrics = [k for k in rows[0] if k not in (*names, "seed", "failed")]
     metric = cfg.metric or next(m for m in metrics if m.endswith("accuracy"))
-    if metric not in metrics:
-        raise ValueError(
-            f"`--metric` must be one of {', '.join(metrics)}, got {metric!r}."
-        )
     table = sweep.summarise(rows, names, metrics)
     run.write("table.csv", _csv(rows))
     run.write("table.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     run.write("summary.csv", _csv(table))
     figure = sweep_figures.draw(table, names, metric)
-    figures.save(figure, cfg.out / "sweep.png")
+    figures.save_all({"sweep": figure}, cfg.out)
     sign = -1 if "loss" in metric else 1
     best = max(table, key=lambda row: np.nan_to_num(sign * row[metric], nan=-np.inf))
     failed = sum(row["failed"] for row in rows)

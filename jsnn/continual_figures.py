@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Integer
 
+from jsnn import figures
 from jsnn.continual import metrics
 from jsnn.figures import COLOURS, new_figure, style
 
@@ -126,8 +127,6 @@ def save(
     class_names: Sequence[str],
 ) -> None:
     """Writes the PNG figures of a run to its folder."""
-    from jsnn import figures
-
     scenarios = {
         "class-IL": result.class_il,
         "task-IL": result.task_il,
@@ -142,6 +141,4 @@ def save(
         ),
         "curves": figures.curves([r for r in rows if r["split"] in ("train", "test")]),
     }
-    with style():
-        for name, figure in found.items():
-            figure.savefig(out / f"{name}.png")
+    figures.save_all(found, out)

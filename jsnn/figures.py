@@ -61,10 +61,14 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: "Figure", path: pathlib.Path) -> None:
-    """Writes a figure as PNG."""
-    with style():
-        figure.savefig(path, facecolor="white")
+def save_all(
+    drawn: Mapping[str, "Figure"], folder: pathlib.Path, *, dpi: int | None = None
+) -> None:
+    """Writes each figure to `folder/NAME.png`, at `dpi` pixels an inch if given."""
+    options: dict[str, Any] = {} if dpi is None else {"dpi": dpi}
+    for name, figure in drawn.items():
+        with style():
+            figure.savefig(folder / f"{name}.png", facecolor="white", **options)
 
 
 def new_figure(height: float, width: float = WIDTH) -> "Figure":

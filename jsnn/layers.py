@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jsnn import conv, neurons
+from jsnn import conv, neurons, norm
 from jsnn.unroll import Constant, Signal, neuron_block, num_steps, per_step, unroll
 
 Init = Literal["pytorch", "kaiming"]
@@ -203,17 +203,16 @@ class BatchNorm(Layer):
     def _train(
         self, state: BatchNormState, x: Array, steps: int = 1
     ) -> tuple[BatchNormState, Array]:
-        axes = tuple(range(x.ndim - 1))
-        mean = x.mean(axes)
-        var = jnp.square(x - mean.reshape((1,) * len(axes) + (-1,))).mean(axes)
+        found: Any = norm.batch_norm(x, self.scale[...], self.offset[...], self.epsilon)
+        y, mean, var = found
         count = x.size // x.shape[-1]
         unbiased = var * (count / max(count - 1, 1))
         keep = (1 - self.momentum) ** steps
         new = BatchNormState(
-            keep * state.mean + (1 - keep) * jax.lax.stop_gradient(mean),
-            keep * state.var + (1 - keep) * jax.lax.stop_gradient(unbiased),
+            keep * state.mean + (1 - keep) * mean,
+            keep * state.var + (1 - keep) * unbiased,
         )
-        return new, self._normalise(x, mean, var)
+        return new, y
 
     def __call__(self, state, x, *, train=False):
         """Normalises a block."""

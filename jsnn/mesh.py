@@ -9,6 +9,7 @@ Reference: https://docs.jax.dev/en/latest/sharded-computation.html and .../multi
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -85,27 +86,29 @@ def replicate(tree: Any, mesh: Mesh | None) -> Any:
     sharding = NamedSharding(mesh, PartitionSpec())
 
     def put(x):
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            data = put(jax.random.key_data(x))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
 
-    return jax.tree.map(put, tree)
+    return _map_data(put, tree)
+
+
+def _map_data(fn: Callable[[Any], jax.Array], tree: Any) -> Any:
+    """`fn` of every array; of a typed PRNG key, of the integers behind it."""
+
+    def one(x):
+        if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return fn(x)
+        data = fn(jax.random.key_data(x))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+
+    return jax.tree.map(one, tree)
 
 
 def gather(tree: Any, mesh: Mesh | None) -> Any:
     """The inverse of `replicate`: arrays on this process's first device, free of the mesh."""
     if mesh is None:
         return tree
-
-    def get(x):
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            data = get(jax.random.key_data(x))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-        return jnp.asarray(np.asarray(x))
-
-    return jax.tree.map(get, tree)
+    return _map_data(lambda x: jnp.asarray(np.asarray(x)), tree)
 
 
 def is_primary() -> bool:

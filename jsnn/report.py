@@ -294,5 +294,4 @@ def save_figures(
         "membranes": spike_figures.membranes(activities, names),
         "confusion": figures.confusion(matrix, class_names),
     }
-    for name, figure in drawn.items():
-        figures.save(figure, folder / f"{name}.png")
+    figures.save_all(drawn, folder)

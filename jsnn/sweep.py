@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from jsnn import training
 from jsnn.runs import Run, RunError
 from jsnn.search import Member
 
@@ -38,6 +39,37 @@ class Program(NamedTuple):
     train: Callable[[jax.Array, dict[str, jax.Array], Any], dict[str, jax.Array]]
     data: Any
     init: Callable[[jax.Array, dict[str, jax.Array]], Any]
+
+
+def of_trainer(
+    make: Callable[[dict[str, jax.Array]], training.Trainer],
+    train: Any,
+    held_out: Any,
+    *,
+    num_epochs: int,
+    split: str = "test",
+) -> Program:
+    """The program of a trainer.
+
+    Args:
+      make: the trainer for a member's values, which may be traced.
+      train: images and labels.
+      held_out: likewise, for the metrics.
+      num_epochs: passes over `train`.
+      split: what `held_out` is called in the metrics' names.
+    """
+
+    def run(key, values, data):
+        samples, others = data
+        return training.final_metrics(
+            make(values), key, samples, others, num_epochs=num_epochs, split=split
+        )
+
+    return Program(
+        run,
+        (tuple(train), tuple(held_out)),
+        lambda key, values: make(values).init(key),
+    )
 
 
 class Chunk(NamedTuple):
@@ -95,6 +127,20 @@ def check_memory(program: Program, member: Member, chunk: int, available: int) -
         raise ValueError(
             f"`--chunk {chunk}` does not fit: the members' parameters and optimiser states alone take {chunk} x {_gigabytes(each)} of the "
             f"{_gigabytes(available)} of memory. Choose --chunk {max(1, int(available / (2 * each)))} or less, or leave it out."
+        )
+
+
+def check_metric(program: Program, member: Member, metric: str) -> None:
+    """Refuses a metric that the program does not return, before anything is compiled.
+
+    Raises:
+      ValueError: if so.
+    """
+    values = _arrays([member], 1)[1]
+    found = jax.eval_shape(program.train, jax.random.key(0), values, program.data)
+    if metric not in (known := sorted(found.keys() - {"finite"})):
+        raise ValueError(
+            f"`--metric` must be one of {', '.join(known)}, got {metric!r}."
         )
 
 

@@ -86,6 +86,11 @@ def unit_interval(images: Array) -> Float[Array, "..."]:
     return images.astype(jnp.float32)
 
 
+def strongly_typed(state: Any) -> Any:
+    """The same values: weak types would turn strong over the first steps, and each change would compile a step anew."""
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+
+
 def trainer(
     task: Task,
     optimizer: optax.GradientTransformation,
@@ -131,8 +136,7 @@ def trainer(
         state = TrainState(
             model, optimizer.init(model.params), key_run, jnp.zeros((), jnp.int32)
         )
-        # Weak types would turn strong over the first steps, and each change would compile `run` anew.
-        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+        return strongly_typed(state)
 
     def step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Any]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)

@@ -7,6 +7,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -73,7 +74,11 @@ def main() -> None:
         coordinator, num_processes, process_id = sys.argv[1:]
         mesh.join(coordinator, int(num_processes), int(process_id))
     digits = data.load("digits").train
-    many, _ = train(mesh.make(jax.device_count(), batch_size=BATCH), digits)
+    devices = mesh.make(jax.device_count(), batch_size=BATCH)
+    cut = jax.jit(lambda x: mesh.shard_batch(x, devices))(np.zeros((BATCH, 3)))
+    each = {shard.data.shape for shard in cut.addressable_shards}
+    assert each == {(BATCH // jax.device_count(), 3)}
+    many, _ = train(devices, digits)
     one, accuracy = train(None, digits)
     difference = jax.tree.map(
         lambda a, b: float(jnp.abs(a - b).max()), many.model, one.model

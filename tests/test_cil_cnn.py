@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jsnn import head, layers, neurons, surrogate
+from jsnn import augment, head, layers, neurons, surrogate
 from jsnn.continual import spiking
 from jsnn.models.cil_cnn import (
     cil_cnn,
@@ -288,7 +288,7 @@ def test_augmentation_keeps_type_and_content():
     images = jnp.asarray(
         np.random.default_rng(0).integers(1, 256, (64, 6, 6, 3)), jnp.uint8
     )
-    moved = spiking.crop_and_flip(jax.random.key(0), images, pad=1)
+    moved = augment.crop_and_flip(jax.random.key(0), images, pad=1)
     assert moved.shape == images.shape
     assert moved.dtype == jnp.uint8
     unmoved = np.array([(a == b).all() for a, b in zip(moved, images, strict=True)])

@@ -38,21 +38,6 @@ def normalise(
     return (x - jnp.array(mean).reshape(shape)) / jnp.array(std).reshape(shape)
 
 
-def crop_and_flip(
-    key: Array, images: Shaped[Array, "B H W C"], pad: int = 4
-) -> Shaped[Array, "B H W C"]:
-    """Each image shifted by up to `pad` pixels either way, with zeros outside, and mirrored every other time."""
-    key_shift, key_flip = jax.random.split(key)
-    size = images.shape[1:]
-    edges = ((0, 0), (pad, pad), (pad, pad), (0, 0))
-    corner = jax.random.randint(key_shift, (len(images), 2), 0, 2 * pad + 1)
-    cut = jax.vmap(
-        lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), size)
-    )(jnp.pad(images, edges), corner)
-    flip = jax.random.bernoulli(key_flip, shape=(len(images), 1, 1, 1))
-    return jnp.where(flip, cut[:, :, ::-1], cut)
-
-
 def make_network(
     graphdef: Any,
     is_column: Any,

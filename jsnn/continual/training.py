@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
-from jsnn import head, layers
+from jsnn import head, layers, training
 from jsnn import mesh as meshes
 from jsnn.continual import buffer as buffers
 from jsnn.continual import method as methods
@@ -176,11 +176,7 @@ def learner(
         state = State(
             model, opt_state, memory, key_run, zero, zero, zero, zero, zero, valid
         )
-        # Weak types would turn strong over the first steps, and compile everything anew.
-        return jax.tree.map(
-            lambda x: jax.lax.convert_element_type(x, x.dtype) if not _is_key(x) else x,
-            state,
-        )
+        return training.strongly_typed(state)
 
     def begin(state, settings, data, num_open, later):
         model = state.model
@@ -227,10 +223,6 @@ def _num_columns(parts: _Parts, model: layers.Model) -> int:
 
 
 _SHUFFLE, _STEP, _BEGIN, _END, _FRESH = range(5)
-
-
-def _is_key(x: Array) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _key(state: State, use: int, number: ArrayLike) -> Array:

@@ -3,13 +3,11 @@
 Made as in `jsnn.figures`. Axes: T time, B batch, C classes, N neurons, P points along a side of a map.
 """
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jsnn import figures
 from jsnn.eventprop.traces import LayerTrace
 from jsnn.figures import COLOURS, WIDTH, new_figure, style
 
@@ -195,10 +193,3 @@ def decision_map(
         ax.set_title(f"{right:,} of {len(labels):,} test points right")
         figure.legend(loc="outside lower center", ncols=4, markerscale=1.6)
     return figure
-
-
-def save(folder: pathlib.Path, drawn: Mapping[str, "Figure"]) -> None:
-    """Writes each figure to `folder/NAME.png`."""
-    for name, figure in drawn.items():
-        with figures.style():
-            figure.savefig(folder / f"{name}.png", facecolor="white")

@@ -5,11 +5,11 @@ themselves, as nearest-mean classifiers want them, and `activity` sees one flat 
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from flax import nnx
 
-from jsnn import head, layers, neurons, norm, surrogate
+from jsnn import head, layers, neurons, surrogate
 
 
 def reference_neuron(beta: float = 0.9) -> neurons.Neuron:
@@ -20,22 +20,6 @@ def reference_neuron(beta: float = 0.9) -> neurons.Neuron:
         spike_at=">=",
         spike_fn=surrogate.arctan_fixed_peak(2.0),
     )
-
-
-class _BatchNorm(layers.BatchNorm):
-    """The same with the gradient of `jsnn.norm`, which keeps less."""
-
-    def _train(self, state, x, steps=1):
-        scale, offset = self.scale[...], self.offset[...]
-        found: Any = norm.batch_norm(x, scale, offset, self.epsilon)
-        y, mean, var = found
-        count = x.size // x.shape[-1]
-        keep = (1 - self.momentum) ** steps
-        new = layers.BatchNormState(
-            keep * state.mean + (1 - keep) * mean,
-            keep * state.var + (1 - keep) * var * (count / max(count - 1, 1)),
-        )
-        return new, y
 
 
 def _with_head(
@@ -96,7 +80,7 @@ def cil_cnn(
     def conv(num_inputs, num_outputs):
         return (
             layers.Conv(num_inputs, num_outputs, rngs=rngs),
-            _BatchNorm(num_outputs, statistics=statistics),
+            layers.BatchNorm(num_outputs, statistics=statistics),
         )
 
     features = layers.Sequence(
