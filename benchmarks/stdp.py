@@ -1,14 +1,19 @@
 """Training of the three layers of Mozafari et al.'s network for digits, one image after the other: seconds an image.
 
-    python -m benchmarks.stdp [--images 300] [--save]
+    python -m benchmarks.stdp [--images 300] [--peer-python PATH] [--save]
 
 Images are the bundled digits, enlarged to 28 x 28 pixels. Each layer sees what the layers below it have made of them,
 computed once and kept, and has learnt from all images before its time is taken. `blocks` is the number of images whose decisions the
-last layer computes at once.
+last layer computes at once. Beside it SpykeTorch, where it is installed, in processes of its own that take turns with this one
+(benchmarks/peers/spyketorch_worker.py); after the same pass from the same weights, the mean weight must be the same.
 """
 
+import contextlib
 import dataclasses
 import functools
+import pathlib
+import sys
+import tempfile
 from typing import Any
 
 import jax
@@ -17,7 +22,7 @@ import numpy as np
 import tyro
 from jax.typing import ArrayLike
 
-from benchmarks import rows, timing
+from benchmarks import processes, rows, timing
 from jsnn.data.digits import digits
 from jsnn.stdp import encode, layer, reward, train, waves
 from jsnn.stdp.layer import Conv, Decision
@@ -29,13 +34,17 @@ NETWORK = (
     Decision(200, 5, pool=3, pad=2),
 )
 STEPS = 15
+_PEER = pathlib.Path(__file__).parent / "peers" / "spyketorch_worker.py"
 COLUMNS = (
+    "library",
     "layer",
     "block",
     "images",
     "seconds_min",
     "seconds_median",
     "cpu_seconds_min",
+    "ratio_min",
+    "ratio_median",
 )
 
 
@@ -51,6 +60,8 @@ class Config:
     """Measured samples of each layer."""
     min_seconds: float = 0.3
     """Length of a sample: a pass is repeated until it lasts so long."""
+    peer_python: pathlib.Path = pathlib.Path(sys.executable)
+    """Python interpreter in which torch is installed, and SpykeTorch found."""
     save: bool = False
     """Append the rows to benchmarks/results/stdp.jsonl."""
 
@@ -92,6 +103,40 @@ def workload(count: int) -> dict[str, Any]:
     return passes
 
 
+def peer_arrays(passes: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What SpykeTorch needs for the same passes."""
+    found = {f"weights_{n}": args[0].weights for n, (_, args) in passes.items()}
+    state, times, *_ = passes["1"][1]
+    found |= {"times": times, "labels": passes["3"][1][2]}
+    found |= {"rates": np.array(state.rates), "count": state.count}
+    return {name: np.asarray(x) for name, x in found.items()}
+
+
+def peers(
+    cfg: Config, passes: dict[str, Any], stack: contextlib.ExitStack
+) -> dict[Any, processes.Worker]:
+    """SpykeTorch's processes by layer, if it is installed; each has learnt what this library learns.
+
+    Raises:
+      ValueError: if it has not.
+    """
+    path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "a.npz"
+    contents: Any = peer_arrays(passes)
+    np.savez(path, **contents)
+    commands = {
+        name: [str(cfg.peer_python), str(_PEER), name, str(path)] for name in passes
+    }
+    workers = processes.start_peers(stack, commands)
+    for name, worker in workers.items():
+        run, args = passes[name]
+        mean = float(jax.jit(run)(*args)[0].weights.mean())
+        if abs(mean - worker.facts["check"]) > 1e-3:
+            raise ValueError(
+                f"Layer {name}'s mean weight is {mean:.5f} here and {worker.facts['check']:.5f} in SpykeTorch after the same images: not the same work."
+            )
+    return {(name, "SpykeTorch"): worker for name, worker in workers.items()}
+
+
 def main(cfg: Config) -> list[dict[str, Any]]:
     """Measures every layer, prints the table and returns the rows."""
     context, passes = rows.context("stdp"), workload(cfg.images)
@@ -104,14 +149,24 @@ def main(cfg: Config) -> list[dict[str, Any]]:
             calls[case] = timing.timed(
                 functools.partial(compiled, *args), cfg.min_seconds
             )
-            facts[case] = {"layer": name, "block": block}
-    samples = timing.interleave(calls, cfg.rounds)
+            facts[case] = {"library": "jsnn", "layer": name, "block": block}
+    with contextlib.ExitStack() as stack:
+        for case, worker in peers(cfg, passes, stack).items():
+            calls[case] = worker
+            facts[case] = {"library": case[1], "layer": case[0], **worker.facts}
+        samples = timing.interleave(calls, cfg.rounds)
     found = []
     for case, taken in samples.items():
         each = [timing.Sample(s.wall / cfg.images, s.cpu / cfg.images) for s in taken]
         found.append(
             context | facts[case] | {"images": cfg.images} | timing.summary(each)
         )
+    for row in found:
+        beside = next((r for r in found if r["layer"] == row["layer"]), row)
+        if row["library"] != "jsnn":
+            for kind in ("min", "median"):
+                own = beside[f"seconds_{kind}"]
+                row[f"ratio_{kind}"] = row[f"seconds_{kind}"] / own
     rows.report(found, COLUMNS, benchmark="stdp", keep=cfg.save)
     return found
 

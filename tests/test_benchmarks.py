@@ -19,6 +19,7 @@ from benchmarks import (
     neurons,
     processes,
     rows,
+    stdp,
     sweep,
     timing,
     workload,
@@ -285,3 +286,21 @@ def test_sweep_against_runs_in_turn(monkeypatch):
     assert row["ratio_anew"] == pytest.approx(
         row["seconds_one_program"] / row["seconds_anew"]
     )
+
+
+TINY_STDP = stdp.Config(images=6, blocks=(2,), rounds=1, min_seconds=0.01)
+
+
+def test_stdp_measures_every_layer():
+    found = stdp.main(TINY_STDP)
+    assert [(row["layer"], row["library"]) for row in found] == [
+        (name, "jsnn") for name in "123"
+    ]
+    assert all(row["seconds_min"] > 0 for row in found)
+
+
+def test_stdp_refuses_a_peer_that_learns_something_else(monkeypatch):
+    other = types.SimpleNamespace(facts={"check": 0.5})
+    monkeypatch.setattr(processes, "start_peers", lambda *_: {"1": other})
+    with pytest.raises(ValueError, match="not the same work"):
+        stdp.main(TINY_STDP)
