@@ -11,6 +11,7 @@ from stdp_tiny import JOINT, READ, WIDE
 from jsnn.models import stdp, stdp_network, stdp_steps
 from jsnn.models.stdp_steps import Schedule
 from jsnn.stdp import layer, reward, train
+from jsnn.stdp.plasticity import Doubling
 
 # Rows and columns of every layer's output and all weights, from the description of the originals.
 EXPECTED = {
@@ -59,13 +60,11 @@ def test_every_stage_of_every_network_fits_the_next(name):
                 lambda *a, spec=spec: stdp_steps.unsupervised(
                     *a, spec=spec, num_steps=num_steps
                 ),
-                *(before, seen[-1], order, one, one),
+                *(before, seen[-1], order, one, Doubling(one)),
             )
             assert after.weights.shape == w.shape
         after = jax.eval_shape(
-            lambda w, x, number=number: stdp_network._respond(
-                w, x, network=network, number=number
-            ),
+            lambda w, x, number=number: stdp_network.responses(network, number, w, x),
             state.weights[number],
             seen[-1],
         )
@@ -85,7 +84,7 @@ def test_every_stage_of_every_network_fits_the_next(name):
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, states)
     assert decisions.shape == (4,)
     decided = jax.eval_shape(
-        lambda w, x: stdp_network._decide(w, x, network.decision),
+        lambda w, x: stdp_network.decisions(network.decision, w, x),
         *(state.weights[-1], seen[-1]),
     )
     assert decided.scores.shape == (3, 10)

@@ -12,11 +12,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+from jax.typing import ArrayLike
+
 from jsnn.stdp import layer
 from jsnn.stdp.encode import Frontend, kheradpisheh_frontend, mnist_frontend
 from jsnn.stdp.layer import Conv, Decision
 
 Shape = tuple[int, int, int]  # features, rows, columns
+Pair = tuple[
+    ArrayLike, ArrayLike
+]  # rates of synapses whose input came in time, and of others
+RATES: Pair = (0.004, -0.003)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +67,13 @@ class Modulated:
     """
 
     how: Literal["joint", "alternate"]
-    reward: tuple[float, float] = (0.001, -0.00075)
-    punish: tuple[float, float] = (-0.001, 0.000125)
+    reward: Pair = (0.001, -0.00075)
+    punish: Pair = (-0.001, 0.000125)
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A whole network.
+    """A whole network. Its thresholds and rates may be traced where it is not the static argument of a jitted function.
 
     Attributes:
       blocks: learn by STDP, from the input on.
@@ -77,6 +83,9 @@ class Network:
       frontend: makes the filters and settings that turn images into spike times.
       modulated: whether the last block joins in R-STDP.
       readout: pooling in front of the support vector machine, its side and padding.
+      rates: of STDP at the start, before they double.
+      reward: of the decision layers after a right decision, before they adapt.
+      punish: the same after a wrong one.
     """
 
     blocks: tuple[Block, ...]
@@ -85,6 +94,9 @@ class Network:
     frontend: Callable[[], Frontend] = mnist_frontend
     modulated: Modulated | None = None
     readout: tuple[int, int] = (1, 0)
+    rates: Pair = RATES
+    reward: Pair = (0.004, -0.003)
+    punish: Pair = (-0.004, 0.0005)
 
     def __post_init__(self):
         count = len(self.blocks) + bool(self.decision)

@@ -81,11 +81,15 @@ def inhibited(
     """A block's input as its training sees it: of each position's spikes only the first, if the block says so."""
     if not block.inhibited:
         return inputs
-    return in_batches(lambda x: _inhibited(x, num_steps), inputs)
+    return in_batches(lambda x: first_spikes(x, num_steps), inputs)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _inhibited(inputs, num_steps):
+def first_spikes(
+    inputs: UInt8[Array, "N C H W"], num_steps: int
+) -> UInt8[Array, "N C H W"]:
+    """Of each position's spikes only the first."""
+
     def one(times):
         ones = jnp.ones(times.shape, jnp.float32)  # of equally early, the lowest stays
         return inhibition.pointwise(times, ones, num_steps)
@@ -134,12 +138,13 @@ def respond(
     inputs: UInt8[np.ndarray, "N C H W"],
 ) -> Shaped[np.ndarray, "N F H2 W2"]:
     """The input of what stands above block `number`, for many images: times, or in front of a read-out whether neurons have fired."""
-    run = functools.partial(_respond, network=network, number=number)
-    return in_batches(lambda x: run(weights, x), inputs)
+    return in_batches(lambda x: _respond(network, number, weights, x), inputs)
 
 
-@functools.partial(jax.jit, static_argnames=("network", "number"))
-def _respond(weights, inputs, *, network, number):
+def responses(
+    network: Network, number: int, weights: Weights, inputs: UInt8[Array, "N C H W"]
+) -> Shaped[Array, "N F H2 W2"]:
+    """As `respond`, pure: within a program, where the network's thresholds may be traced."""
     block, num_steps = network.blocks[number], network.frontend().num_steps
     last = number + 1 == len(network.blocks)
 
@@ -156,6 +161,9 @@ def _respond(weights, inputs, *, network, number):
         return waves.pool(times, size, padding=padding, num_steps=1) < 1
 
     return jax.lax.map(one, inputs)
+
+
+_respond = jax.jit(responses, static_argnums=(0, 1))
 
 
 def majority(votes: Int[Array, "L *N"]) -> Int[Array, "*N"]:
@@ -184,11 +192,15 @@ def decide(
     specs: tuple[Decision, ...], weights: Weights, active: Bool[np.ndarray, "N C H W"]
 ) -> Decided:
     """Decisions on many images."""
-    return in_batches(lambda x: _decide(weights, x, specs), active)
+    return in_batches(lambda x: decisions(specs, weights, x), active)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _decide(weights, active, specs):
+@functools.partial(jax.jit, static_argnums=0)
+def decisions(
+    specs: tuple[Decision, ...], weights: Weights, active: Bool[Array, "N C H W"]
+) -> Decided:
+    """As `decide`, pure."""
+
     def one(image):
         pairs = zip(specs, weights, strict=True)
         votes = [layer.decide(spec, w, image).decision for spec, w in pairs]

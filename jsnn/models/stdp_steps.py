@@ -1,13 +1,12 @@
 """What training the networks of `jsnn.models.stdp` does to their state: pure functions, which `jsnn.models.stdp_training` drives.
 
 Layers without labels learn one after another, each for its epochs; then the decision layers learn by R-STDP, and with them the last block
-if it is `modulated`.
+if it is `modulated`. `jsnn.models.stdp_whole` puts them together to one function, for sweeps.
 
 Axes: N images, L layers side by side.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 from typing import Any, NamedTuple
@@ -15,12 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jsnn.models import stdp_network
-from jsnn.models.stdp import Modulated, Network, stages
+from jsnn.models.stdp import RATES, Modulated, Network, stages
 from jsnn.models.stdp_network import Weights
-from jsnn.stdp import joint, reward, train
+from jsnn.stdp import joint, plasticity, reward, train
 from jsnn.stdp.plasticity import Doubling, Rates
 
 
@@ -108,7 +108,8 @@ def parts(network: Network) -> list[Part]:
 
 def reward_params(network: Network) -> list[reward.RewardParams]:
     """Of the modulated layer, if there is one, and the decision layers: every layer that R-STDP trains."""
-    found = [reward.RewardParams() for _ in network.decision]
+    own = reward.RewardParams(Rates(*network.reward), Rates(*network.punish))
+    found = [own] * len(network.decision)
     if network.modulated:
         rates = map(Rates._make, (network.modulated.reward, network.modulated.punish))
         bounds = train.STDPParams(0.0).bounds
@@ -116,19 +117,29 @@ def reward_params(network: Network) -> list[reward.RewardParams]:
     return found
 
 
+def first_rates(network: Network) -> Rates:
+    """Those of STDP, before they double."""
+    return plasticity.as_arrays(Rates(*network.rates))
+
+
+def doubling(network: Network, schedule: Schedule) -> Doubling:
+    """How they double: `ltd` keeps its ratio to `ltp`."""
+    rates = first_rates(network)
+    return Doubling(schedule.doubling, ltd_ratio=jnp.divide(rates.ltd, rates.ltp))
+
+
 def start(key: Array, network: Network) -> State:
     """The state before the first image."""
-
-    def arrays(tree):
-        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
-
     weights = stdp_network.init(key, network)
     zero = jnp.zeros((), jnp.int32)
     return State(
         weights,
-        arrays(Rates(0.004, -0.003)),
+        first_rates(network),
         zero,
-        tuple(arrays((p.reward, p.punish)) for p in reward_params(network)),
+        tuple(
+            (plasticity.as_arrays(p.reward), plasticity.as_arrays(p.punish))
+            for p in reward_params(network)
+        ),
         learning(network, weights),
         jnp.float32(-1),
         zero,
@@ -149,10 +160,20 @@ def with_learnt(network: Network, weights, learnt) -> tuple[Weights, ...]:
     return (*weights[: len(weights) - len(learnt)], *learnt)
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "num_steps"))
-def unsupervised(state, inputs, order, length, every, *, spec, num_steps):
+def order(key: Array, part: ArrayLike, epoch: ArrayLike, count: int) -> Int[Array, "N"]:
+    """The permutation of all images in which a part is shown them in one epoch."""
+    key = jax.random.fold_in(jax.random.fold_in(key, part), epoch)
+    return jax.random.permutation(key, count)
+
+
+def input_block(network: Network, part: Part) -> int:
+    """The block whose input a part learns from; in front of R-STDP that changes the last block too, it is that block's."""
+    return part.block - (part.block == len(network.blocks) and bool(network.modulated))
+
+
+def unsupervised(state, inputs, order, length, doubling, *, spec, num_steps):
     """Shows the first `length` images of `order` to one layer."""
-    params = train.params(spec)._replace(doubling=Doubling(every))
+    params = train.params(spec)._replace(doubling=doubling)
 
     def body(i, state):
         return train.step(spec, state, inputs[order[i]], params, num_steps)[0]
@@ -161,7 +182,6 @@ def unsupervised(state, inputs, order, length, every, *, spec, num_steps):
     return state, train.convergence(state.weights)
 
 
-@functools.partial(jax.jit, static_argnames=("network",))
 def rewarded(states, inputs, labels, order, learns, *, network):
     """Shows one window, filled up with −1, to all layers that R-STDP trains; returns decisions too."""
     params, size = reward_params(network), len(order)
@@ -212,9 +232,9 @@ def exchange(weights: tuple[Weights, ...], part: Part, new: Array):
 
 def learns(modulated: Modulated | None, state: State, schedule: Schedule) -> Array:
     """Whether the modulated and the decision layer learn in this window."""
-    turn = (int(state.epoch) + int(state.done) // schedule.window) % 2 == 0
+    turn = (state.epoch + state.done // schedule.window) % 2 == 0
     alternate = modulated is not None and modulated.how == "alternate"
-    return jnp.array([turn, not turn] if alternate else [True, True])
+    return jnp.stack([turn, ~turn]) if alternate else jnp.ones(2, bool)
 
 
 def reward_states(network: Network, state: State) -> tuple[reward.RewardState, ...]:
@@ -247,6 +267,8 @@ def fingerprints(network: Network, schedule: Schedule, data: Any) -> list[str]:
         schedule.doubling,
         {k: np.asarray(v).tolist() for k, v in vars(frontend).items()},
     ]
+    if network.rates != RATES:  # layers learnt with these have marks without them
+        parts_so_far.append(network.rates)
     found = []
     for block, epochs in zip(network.blocks, schedule.epochs, strict=False):
         parts_so_far.append([dataclasses.asdict(block), epochs])

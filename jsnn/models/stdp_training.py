@@ -23,7 +23,6 @@ from jsnn.models.stdp import Network
 from jsnn.models.stdp_steps import Encoded, Part, Schedule, State
 from jsnn.runs import Run
 from jsnn.stdp import train
-from jsnn.stdp.plasticity import Rates
 
 
 class Clock:
@@ -69,9 +68,8 @@ class _Session:
         """The epoch's permutation of all images."""
         epoch = (part, int(self.state.epoch))
         if self._order is None or self._order[0] != epoch:
-            key = jax.random.fold_in(jax.random.fold_in(self.key, part), epoch[1])
-            shuffled = np.asarray(jax.random.permutation(key, count))
-            self._order = (epoch, shuffled)
+            shuffled = stdp_steps.order(self.key, *epoch, count)
+            self._order = (epoch, np.asarray(shuffled))
         return self._order[1]
 
     def window(self, order: np.ndarray) -> tuple[np.ndarray, int]:
@@ -103,8 +101,7 @@ class _Session:
 
     def finished(self) -> None:
         """Goes to the next part."""
-        zero = jnp.int32(0)
-        rates = jax.tree.map(jnp.float32, Rates(0.004, -0.003))
+        zero, rates = jnp.int32(0), stdp_steps.first_rates(self.network)
         part = self.state.part + 1
         self.state = self.state._replace(
             part=part, epoch=zero, done=zero, count=zero, rates=rates
@@ -115,13 +112,18 @@ class _Session:
         self.save()
 
 
+_unsupervised = jax.jit(stdp_steps.unsupervised, static_argnames=("spec", "num_steps"))
+_rewarded = jax.jit(stdp_steps.rewarded, static_argnames="network")
+
+
 def _train_layer(session: _Session, part: Part, inputs: Array, bar: Any) -> None:
     """One layer's epochs without labels, from wherever the state stands."""
     network, count = session.network, len(inputs)
     spec = network.blocks[part.block].branches[part.branch]
     run = functools.partial(
-        stdp_steps.unsupervised, spec=spec, num_steps=network.frontend().num_steps
+        _unsupervised, spec=spec, num_steps=network.frontend().num_steps
     )
+    doubling = stdp_steps.doubling(network, session.schedule)
     number = int(session.state.part)
     while int(session.state.epoch) < session.schedule.epochs[part.block]:
         state = session.state
@@ -130,7 +132,7 @@ def _train_layer(session: _Session, part: Part, inputs: Array, bar: Any) -> None
             state.weights[part.block][part.branch], state.rates, state.count
         )
         began = time.monotonic()
-        after, index = run(before, inputs, order, shown, session.schedule.doubling)
+        after, index = run(before, inputs, order, shown, doubling)
         index = float(index)  # waits for the device
         session.clock.train_seconds += time.monotonic() - began
         weights = stdp_steps.exchange(state.weights, part, after.weights)
@@ -163,7 +165,7 @@ def _train_decision(
         state = session.state
         order, shown = session.window(session.order(number, count))
         began = time.monotonic()
-        found = stdp_steps.rewarded(
+        found = _rewarded(
             stdp_steps.reward_states(network, state),
             inputs,
             labels,
@@ -307,7 +309,8 @@ def drive(
         for number, part in enumerate(todo):
             if number < int(session.state.part):
                 continue
-            block, fed = _advance(network, session.state, block, part.block, fed)
+            target = stdp_steps.input_block(network, part)
+            block, fed = _advance(network, session.state, block, target, fed)
             if part.name == "decision":
                 # Never finished for good: resumed with more epochs to go, it goes on where it stopped.
                 _train_decision(session, _labelled(fed, held), bar)
@@ -345,12 +348,7 @@ def _labelled(
 def _advance(
     network: Network, state: State, block: int, target: int, fed: list[Any]
 ) -> tuple[int, list[Any]]:
-    """Computes what block `target` sees from what block `block` saw, for every set; each is computed once and kept.
-
-    In front of R-STDP that changes the last block too, it is that block's input.
-    """
-    if target == len(network.blocks) and network.modulated:
-        target -= 1
+    """Computes what block `target` sees from what block `block` saw, for every set; each is computed once and kept."""
     while block < target:
         fed = [
             None
