@@ -9,7 +9,6 @@ once, at the end. `--reuse` takes over layers that another run has trained and t
 what each network reaches and costs.
 """
 
-import csv
 import dataclasses
 import pathlib
 from typing import Any, Literal, NamedTuple
@@ -18,15 +17,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli
-from jsnn import augment, data, figures, metrics, runs, stdp_figures
-from jsnn.models import stdp, stdp_network, stdp_steps, stdp_training
+from experiments import cli, stdp_pictures, stdp_rules
+from jsnn import augment, data, metrics, runs, sweep
+from jsnn.models import (
+    stdp,
+    stdp_network,
+    stdp_steps,
+    stdp_training,
+    stdp_whole,
+)
 from jsnn.models.stdp_steps import Encoded
-from jsnn.stdp import encode, layer
+from jsnn.stdp import encode
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(stdp_rules.Rules):
     """STDP and R-STDP training of a deep spiking network."""
 
     out: pathlib.Path
@@ -67,6 +72,7 @@ class Config:
     """Show a progress bar."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.model not in stdp.NETWORKS:
             raise ValueError(
                 f"`--model` must be one of {', '.join(stdp.NETWORKS)}, got {self.model!r}."
@@ -85,12 +91,11 @@ class Config:
             if value is not None and value < least:
                 flag = name.replace("_", "-")
                 raise ValueError(f"`--{flag}` must be at least {least}, got {value}.")
-        if self.epochs is not None:
-            self.network()
+        self.check_rules(self.network(), self.model)
 
     def network(self) -> stdp.Network:
-        """The declaration, with the epochs and the filters that were asked for."""
-        found = stdp.NETWORKS[self.model]
+        """The declaration, with the epochs, the filters and the numbers that were asked for."""
+        found = self.ruled(stdp.NETWORKS[self.model])
         if self.epochs is not None:
             wanted = len(found.epochs)
             if len(self.epochs) != wanted or min(self.epochs) < 1:
@@ -173,6 +178,14 @@ def prepare(cfg: Config, network: stdp.Network, dataset: data.Dataset) -> Prepar
     )
 
 
+def schedule_for(cfg: Config, network: stdp.Network, count: int) -> stdp_steps.Schedule:
+    """How long so many images are trained on."""
+    window = cfg.window or min(1000, max(1, count // 12))
+    return stdp_steps.Schedule(
+        network.epochs, window, cfg.doubling, cfg.patience, cfg.checkpoint_seconds
+    )
+
+
 def load(cfg: Config) -> data.Dataset:
     """The data set, with a twelfth of the training images held out unless told otherwise."""
     count = cfg.num_validation
@@ -213,96 +226,47 @@ def read_out(
     return stdp_network.Decided(np.where(flat.any(1), guess, -1), scores)
 
 
-def spikes_of(
-    network: stdp.Network, weights: tuple[stdp_network.Weights, ...], times: np.ndarray
-) -> dict[str, np.ndarray]:
-    """First-spike maps of every layer with a threshold for one image, before pooling; `times` is the first block's input."""
-    num_steps = network.frontend().num_steps
-    found = {"filters": times}
-    inputs = jnp.asarray(times)
-    blocks = zip(network.blocks, weights, stdp_steps.names(network), strict=False)
-    for number, (block, of_block, names) in enumerate(blocks):
-        for spec, w, name in zip(block.branches, of_block, names, strict=True):
-            found[name] = np.asarray(layer.fire(spec, w, inputs, num_steps))
-        if number + 1 < len(network.blocks):
-            above = network.blocks[number + 1].branches[0]
-            fired = stdp_network.fire(block, of_block, inputs, num_steps)
-            inputs = layer.pooled(above, fired, num_steps)
-    return found
+# What a sweep may vary within one compiled program.
+SWEPT = stdp_rules.SWEPT
 
 
-def draw(
-    cfg: Config,
-    run: runs.Run,
-    state: stdp_steps.State,
-    prepared: Prepared,
-    decided: stdp_network.Decided,
-) -> dict[str, Any]:
-    """All figures by the name of their file."""
+def program(cfg: Config) -> sweep.Program:
+    """This experiment for `jsnn.sweep`: as with `--num-validation 0`, R-STDP takes all its epochs and the last one counts.
+
+    With `num_validation` the metrics are of the images held out. Which those are, and what `ratio` and `augment` make of the others,
+    is the same in all members and as for `--seed 0`.
+
+    Raises:
+      ValueError: for a network whose read-out is a support vector machine.
+    """
     network = cfg.network()
-    matrix = metrics.confusion_matrix(
-        decided.prediction, prepared.test.labels, len(prepared.class_names)
-    )
-    sample = int(np.argmax(decided.prediction == prepared.test.labels))
-    image, times = prepared.images[sample], prepared.test.times[sample]
-    maps = spikes_of(network, state.weights, times)
-    rows = run.rows()
-    found = {
-        "convergence": stdp_figures.convergence(rows),
-        "confusion": figures.confusion(matrix, prepared.class_names),
-        "activation_maps": stdp_figures.activation_maps(
-            maps, network.frontend().num_steps, image=image.mean(-1)
-        ),
-    }
-    if network.decision:
-        found["history"] = figures.curves(rows)
-    fields = stdp_network.fields(network, state.weights)
-    named = zip(stdp_steps.names(network), fields, stdp.stages(network), strict=True)
-    for names, of_block, specs in named:
-        for name, images, spec in zip(names, of_block, specs, strict=True):
-            options: dict[str, Any] = {"title": f"{name}: what its features look for"}
-            if isinstance(spec, layer.Decision):
-                options |= {
-                    "columns": spec.features // spec.classes,
-                    "row_names": prepared.class_names,
-                    "scale": "common",
-                }
-            found[f"features_{name.replace(' ', '_')}"] = stdp_figures.features(
-                images, **options
-            )
-    return found
-
-
-def write_history(run: runs.Run) -> None:
-    """R-STDP's history, one line an epoch, in the original's columns and validation in place of test."""
-    rows = [r for r in run.rows() if r["layer"] == "decision"]
-    epochs: dict[int, dict[str, Any]] = {}
-    for row in rows:
-        number = int(np.ceil(row["epoch"]))
-        epoch = epochs.setdefault(number, {"train": []})
-        if row["split"] == "train":
-            epoch["train"].append((row["accuracy"], row["loss"]))
-        else:
-            epoch["validation"] = (row["accuracy"], row["loss"])
-    with (run.out / "history.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["epoch", "train_acc", "train_loss", "validation_acc", "validation_loss"]
+    if not network.decision:
+        raise ValueError(
+            f"`--model {cfg.model}` cannot be swept: scikit-learn fits its read-out outside of the compiled program. Choose a model with R-STDP."
         )
-        for number, epoch in epochs.items():
-            means = np.mean(epoch["train"], axis=0).tolist()
-            writer.writerow([number, *means, *epoch.get("validation", ("", ""))])
+    held = cfg.num_validation or 0
+    prepared = prepare(
+        cfg, network, load(dataclasses.replace(cfg, num_validation=held))
+    )
+    split = "validation" if held else "test"
+    schedule = schedule_for(cfg, network, len(prepared.train.labels))
 
+    def train(key, values, data):
+        network, (known, others) = sweep.with_values(cfg, values).network(), data
+        weights = stdp_whole.train(key, network, known, schedule)
+        decided = stdp_whole.decide(network, weights, others.times)
+        leaves = jax.tree.leaves(weights)
+        return {
+            f"{split}_accuracy": (decided == others.labels).mean(),
+            "silent": (decided < 0).sum(),
+            "finite": jnp.all(jnp.stack([jnp.isfinite(w).all() for w in leaves])),
+        }
 
-def write_figures(cfg: Config, run: runs.Run, drawn: dict[str, Any]) -> None:
-    """As PNG, and in TensorBoard on request."""
-    figures.save_all(drawn, run.out, dpi=100)
-    if cfg.tensorboard:
-        from tensorboardX import SummaryWriter
-
-        with SummaryWriter(str(run.out / "tensorboard" / "figures")) as writer:
-            for name, figure in drawn.items():
-                writer.add_figure(name, figure, close=False)
+    return sweep.Program(
+        train,
+        jax.device_put((prepared.train, prepared.validation or prepared.test)),
+        lambda key, values: stdp_network.init(key, network),
+    )
 
 
 def main(cfg: Config) -> dict[str, Any]:
@@ -322,11 +286,7 @@ def main(cfg: Config) -> dict[str, Any]:
     )
     clock = stdp_training.Clock(run.rows())
     prepared = prepare(cfg, network, dataset)
-    count = len(prepared.train.labels)
-    window = cfg.window or min(1000, max(1, count // 12))
-    schedule = stdp_steps.Schedule(
-        network.epochs, window, cfg.doubling, cfg.patience, cfg.checkpoint_seconds
-    )
+    schedule = schedule_for(cfg, network, len(prepared.train.labels))
     names = ("data", "seed", "ratio", "augment", "flips", "num_validation")
     state = stdp_training.drive(
         run,
@@ -340,10 +300,10 @@ def main(cfg: Config) -> dict[str, Any]:
         progress=cfg.progress,
     )
     decided = read_out(network, state.weights, prepared.train, prepared.test)
-    drawn = draw(cfg, run, state, prepared, decided)
-    write_figures(cfg, run, drawn)
+    drawn = stdp_pictures.draw(cfg, run, state, prepared, decided)
+    stdp_pictures.write_figures(cfg, run, drawn)
     if network.decision:
-        write_history(run)
+        stdp_pictures.write_history(run)
     labels = prepared.test.labels
     quality = metrics.classification_report(
         decided.prediction, labels, dataset.num_classes

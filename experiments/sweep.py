@@ -2,6 +2,7 @@
 
     python -m experiments.sweep --out runs/sweep --experiment csnn_mnist --set data=digits epochs=5 --vary lr=log:1e-4:1e-1:8 --seeds 4
     python -m experiments.sweep --out runs/random --experiment csnn_mnist --set data=digits --vary lr=log:1e-4:1e-1 beta=lin:0.3:0.95 --samples 20
+    python -m experiments.sweep --out runs/stdp --experiment stdp_mnist --set data=digits epochs=2,4,4 --vary ltp=log:1e-3:1e-2:3 --seeds 3
 
 Flags that are numbers within a program (see each experiment's SWEPT) share one compilation; others, such as `timesteps`, get one
 each. table.csv and table.jsonl hold one row per run, summary.csv the mean over seeds with its 95 % interval, and a PNG draws it.
@@ -14,6 +15,7 @@ import io
 import json
 import pathlib
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
@@ -23,8 +25,9 @@ from experiments import cli
 from jsnn import figures, search, sweep, sweep_figures
 from jsnn.runs import Run
 
-Experiment = Literal["csnn_mnist", "eventprop_mnist", "eventprop_yinyang"]
+Experiment = Literal["csnn_mnist", "eventprop_mnist", "eventprop_yinyang", "stdp_mnist"]
 ALIASES = {"lr": "learning_rate"}
+_SMALL_IS_GOOD = ("loss", "forgetting", "silent")
 _OWN = {"seed", "seeds", "seeds_at_once", "log_every", "eval_every", *cli.FREE}
 
 
@@ -39,7 +42,7 @@ class Config:
     vary: tuple[str, ...] = ()
     """Flags and what they take: lr=log:1e-4:1e-1:8, beta=lin:0.5:0.9:5, or surrogate=arctan,sigmoid."""
     set: tuple[str, ...] = ()
-    """Flags that are the same in all runs: data=digits epochs=5."""
+    """Flags that are the same in all runs: data=digits epochs=5; of those that take several values, epochs=2,4,20."""
     seeds: int = 1
     """Runs of each setting, with seeds 0, 1, ..."""
     samples: int = 0
@@ -66,20 +69,34 @@ class Config:
             raise ValueError(f"`--samples` must not be negative, got {self.samples}.")
 
 
-def _settings(texts: Sequence[str]) -> dict[str, Any]:
-    """`--set`: one value each."""
+def _settings(texts: Sequence[str], several: set[str]) -> dict[str, Any]:
+    """`--set`: one value each, and a tuple for flags that take several."""
     found = {}
     for text in texts:
         axis = search.parse(text)
-        if len(axis.values) != 1:
+        if axis.name in several and axis.values:
+            found[axis.name] = axis.values
+        elif len(axis.values) != 1:
             raise ValueError(f"`--set` takes one value each, got {text!r}.")
-        found[axis.name] = axis.values[0]
+        else:
+            found[axis.name] = axis.values[0]
     return found
 
 
-def flags(config: type) -> set[str]:
+def flags(module: ModuleType) -> set[str]:
     """What a sweep may set: not where a run writes and how it is shown, and seeds are the sweep's own."""
-    return {f.name for f in dataclasses.fields(config)} - _OWN
+    return {f.name for f in dataclasses.fields(module.Config)} - _OWN | {*module.SWEPT}
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """A flag's type, and what it is the union of."""
+    return hint, *get_args(hint)
+
+
+def _several(config: type) -> set[str]:
+    """Flags that take several values."""
+    hints = get_type_hints(config).items()
+    return {n for n, hint in hints if any(get_origin(k) is tuple for k in _kinds(hint))}
 
 
 def _named(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
@@ -90,19 +107,32 @@ def _named(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
     }
 
 
-def _checked(config: type, values: dict[str, Any], out: pathlib.Path) -> Any:
+def _checked(module: ModuleType, values: dict[str, Any], out: pathlib.Path) -> Any:
     """The experiment's config with these values, checked by its own rules."""
-    fields = flags(config)
+    config, fields = module.Config, flags(module)
     if unknown := values.keys() - fields:
         raise ValueError(
             f"`--vary` or `--set` names {min(unknown)!r}, which is no flag of this experiment. Its flags are {', '.join(sorted(fields))}."
         )
     for name, hint in get_type_hints(config).items():
-        choices = get_args(hint) if get_origin(hint) is Literal else None
+        literals = (k for k in _kinds(hint) if get_origin(k) is Literal)
+        choices = [choice for literal in literals for choice in get_args(literal)]
         if choices and values.get(name, choices[0]) not in choices:
             raise ValueError(
                 f"`{name}` must be one of {', '.join(choices)}, got {values[name]!r}."
             )
+    for name in values.keys() & _several(config):
+        if not isinstance(values[name], tuple):
+            raise ValueError(
+                f"`{name}` takes several values, so it is the same in all runs: --set {name}=1,2 and not --vary."
+            )
+    for name in values.keys() & {*module.SWEPT}:
+        if isinstance(values[name], str | bool):
+            raise ValueError(f"`{name}` must be a number, got {values[name]!r}.")
+    weights = tuple(f"{name}={value}" for name, value in values.items() if "." in name)
+    values = {name: value for name, value in values.items() if "." not in name}
+    if weights:
+        values["settings"] = (*values.get("settings", ()), *weights)
     return config(out=out, **values)
 
 
@@ -133,25 +163,28 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 def main(cfg: Config) -> dict[str, Any]:
     """Runs the sweep and writes its tables and figure to `cfg.out`."""
     module = importlib.import_module(f"experiments.{cfg.experiment}")
-    known = flags(module.Config)
-    fixed = _named(_settings(cfg.set), known)
+    known = flags(module)
+    fixed = _named(_settings(cfg.set, _several(module.Config)), known)
     runs = [m._replace(values=_named(m.values, known)) for m in members(cfg)]
     if both := fixed.keys() & runs[0].values.keys():
         raise ValueError(f"{min(both)!r} is both in `--vary` and in `--set`.")
     groups: dict[str, tuple[dict[str, Any], Any, list[search.Member]]] = {}
     for member in runs:
-        _checked(module.Config, fixed | member.values, cfg.out)
+        _checked(module, fixed | member.values, cfg.out)
         own, numbers = sweep.split(member, module.SWEPT)
-        config = _placed(_checked(module.Config, fixed | own, cfg.out), cfg.data_dir)
+        config = _placed(_checked(module, fixed | own, cfg.out), cfg.data_dir)
         groups.setdefault(repr(sorted(own.items())), (own, config, []))[2].append(
             numbers
         )
+    lone = None  # the only program keeps its data; those of several might not fit memory together
     for _, config, numbers in groups.values():
-        _check(cfg, module.program(config), numbers[0])
+        program = module.program(config)
+        _check(cfg, program, numbers[0])
+        lone = program if len(groups) == 1 else None
     record = cli.decisive(cfg, free=("chunk", "at_once"))
     run = Run(cfg.out, experiment="sweep", config=record, resume=cfg.resume)
     work = [
-        (own, lambda config=config: module.program(config), numbers)
+        (own, lambda config=config: lone or module.program(config), numbers)
         for own, config, numbers in groups.values()
     ]
     rows = sweep.drive(
@@ -184,7 +217,7 @@ def finish(
     run.write("summary.csv", _csv(table))
     figure = sweep_figures.draw(table, names, metric)
     figures.save_all({"sweep": figure}, cfg.out)
-    sign = -1 if "loss" in metric else 1
+    sign = -1 if any(word in metric for word in _SMALL_IS_GOOD) else 1
     best = max(table, key=lambda row: np.nan_to_num(sign * row[metric], nan=-np.inf))
     failed = sum(row["failed"] for row in rows)
     return run.finish(

@@ -26,19 +26,27 @@ from jsnn.search import Member
 _SHARE = 0.7
 
 
+def numbers(found: dict[str, Any]) -> dict[str, Any]:
+    """NumPy's scalars as Python's own."""
+    return {name: value.item() for name, value in found.items()}
+
+
 class Program(NamedTuple):
     """One experiment with everything fixed but `values` and a key.
 
     Attributes:
       train: `(key, values, data) -> metrics`: a pure function; `values` and `metrics` are dictionaries of scalars. A metric
-        `finite` says whether the training stayed so; a metric that is NaN or infinite says that it did not.
+        `finite` says whether the training stayed so; a metric that is NaN or infinite says that it did not. With a `report`,
+        metrics may be arrays.
       data: arrays that all members read.
       init: `(key, values) -> state`: what a member keeps in memory at least, for an estimate before compiling.
+      report: makes a member's row of what `train` returned, without `finite`, on the host; it must do so with zeros too.
     """
 
     train: Callable[[jax.Array, dict[str, jax.Array], Any], dict[str, jax.Array]]
     data: Any
     init: Callable[[jax.Array, dict[str, jax.Array]], Any]
+    report: Callable[[dict[str, Any]], dict[str, Any]] = numbers
 
 
 def of_trainer(
@@ -138,7 +146,8 @@ def check_metric(program: Program, member: Member, metric: str) -> None:
     """
     values = _arrays([member], 1)[1]
     found = jax.eval_shape(program.train, jax.random.key(0), values, program.data)
-    if metric not in (known := sorted(found.keys() - {"finite"})):
+    zeros = {k: np.zeros(x.shape, x.dtype) for k, x in found.items() if k != "finite"}
+    if metric not in (known := sorted(program.report(zeros))):
         raise ValueError(
             f"`--metric` must be one of {', '.join(known)}, got {metric!r}."
         )
@@ -283,15 +292,16 @@ def run(
         part = members[first : first + size]
         keys, values = _batched(part, size)
         metrics = jax.tree.map(np.asarray, compiled(keys, values, program.data))
-        rows = [{k: v[i].item() for k, v in metrics.items()} for i in range(len(part))]
+        each = [{k: v[i] for k, v in metrics.items()} for i in range(len(part))]
         now = time.monotonic()
-        yield Chunk(first, size, [_judge(row) for row in rows]), now - began
+        yield Chunk(first, size, [_judge(program, x) for x in each]), now - began
         began = now
 
 
-def _judge(row: dict[str, Any]) -> dict[str, Any]:
-    """Adds `failed`: the training or a metric is not finite. Such metrics are left out of means."""
-    finite = row.pop("finite", True)
+def _judge(program: Program, found: dict[str, Any]) -> dict[str, Any]:
+    """A member's row with `failed`: the training or a metric is not finite. Such metrics are left out of means."""
+    finite = bool(found.pop("finite", True))
+    row = program.report(found)
     return row | {"failed": not (finite and all(np.isfinite(list(row.values()))))}
 
 

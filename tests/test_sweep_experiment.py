@@ -1,6 +1,7 @@
 """The sweep's command line: every swept flag can be traced, tables, going on, and mistakes told before anything is compiled."""
 
 import csv
+import dataclasses
 import importlib
 import itertools
 import json
@@ -9,9 +10,12 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import pytest
+from stdp_tiny import TINY
 
+from experiments import stdp_mnist
 from experiments import sweep as script
-from jsnn import sweep
+from jsnn import data, sweep
+from jsnn.models import stdp
 
 UNUSED = pathlib.Path("unused")
 CONFIGS = [
@@ -25,17 +29,116 @@ CONFIGS = [
 ]
 
 
+@pytest.fixture
+def tiny_networks(monkeypatch):
+    for name, network in TINY.items():
+        monkeypatch.setitem(stdp.NETWORKS, name, network)
+
+
+@pytest.fixture
+def quick():
+    """Compiling is most of the work here; without optimisation it takes half as long."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def few_digits(quick, monkeypatch):
+    """The first of the bundled digits only, for sweeps and single runs alike."""
+    whole = data.load
+
+    def load(*args, **options):
+        found = whole(*args, **options)
+        train, test = (
+            data.Split(part.images[:count], part.labels[:count])
+            for part, count in ((found.train, 150), (found.test, 100))
+        )
+        return dataclasses.replace(found, train=train, test=test)
+
+    monkeypatch.setattr(data, "load", load)
+
+
+def shapes(name, flags, swept):
+    """What the program of an experiment returns for two members, from tracing alone."""
+    module = importlib.import_module(f"experiments.{name}")
+    program = module.program(module.Config(UNUSED, **flags))
+    values = {n: jax.ShapeDtypeStruct((2,), jnp.float32) for n in swept}
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+    train = jax.vmap(program.train, in_axes=(0, 0, None))
+    return jax.eval_shape(train, keys, values, program.data)
+
+
 @pytest.mark.parametrize(("name", "flags"), CONFIGS)
 def test_every_swept_flag_may_be_traced(name, flags):
     """Traced only: no flag is compared, rounded or made a shape on the way to training and evaluation."""
     module = importlib.import_module(f"experiments.{name}")
-    program = module.program(module.Config(UNUSED, **flags))
-    values = {n: jax.ShapeDtypeStruct((2,), jnp.float32) for n in module.SWEPT}
-    keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    train = jax.vmap(program.train, in_axes=(0, 0, None))
-    found = jax.eval_shape(train, keys, values, program.data)
+    found = shapes(name, flags, module.SWEPT)
     assert {"test_accuracy", "test_loss", "train_loss", "finite"} == found.keys()
     assert all(x.shape == (2,) for x in found.values())
+
+
+@pytest.mark.parametrize("model", ["chain", "wide", "joint"])
+def test_every_rate_and_threshold_of_stdp_may_be_traced(tiny_networks, model):
+    flags = {"data": "digits", "ratio": 0.05, "model": model, "num_validation": 30}
+    blocks = len(stdp.NETWORKS[model].blocks)
+    beyond = [f"threshold_{n}" for n in range(blocks + 1, 5)]
+    swept = set(stdp_mnist.SWEPT).difference(beyond)
+    assert len(swept) == 6 + blocks
+    found = shapes("stdp_mnist", flags, swept)
+    assert {"validation_accuracy", "silent", "finite"} == found.keys()
+    assert all(x.shape == (2,) for x in found.values())
+
+
+def table(out, experiment, **changes):
+    """The rows of a small sweep."""
+    script.main(script.Config(out, experiment=experiment, progress=False, **changes))
+    return lines(out / "table.jsonl")
+
+
+def test_members_of_an_stdp_sweep_are_their_single_runs(
+    tmp_path, tiny_networks, few_digits
+):
+    """Driven layer by layer, window by window, through a run folder, from the same flags and seed."""
+    flags = {"data": "digits", "model": "chain", "window": 40, "doubling": 20}
+    fixed = ("epochs=1,2", *(f"{k}={v}" for k, v in flags.items()))
+    rates = ("ltp=0.002,0.01", "threshold_1=5", "reward_ltp=0.003", "punish_ltd=0.001")
+    # Two abreast, and two turns.
+    changes = {"set": fixed, "vary": rates, "seeds": 2, "at_once": 2}
+    rows = table(tmp_path / "sweep", "stdp_mnist", **changes)
+    found = [(row["ltp"], row["seed"]) for row in rows]
+    assert found == [(0.002, 0), (0.002, 1), (0.01, 0), (0.01, 1)]
+    assert len({row["test_accuracy"] for row in rows}) > 2
+    for i in (1, 2):
+        seed = rows[i]["seed"]
+        own = {"ltp": rows[i]["ltp"], "threshold_1": 5.0, "seed": seed}
+        own |= {"reward_ltp": 0.003, "punish_ltd": 0.001, "num_validation": 0}
+        own |= {"epochs": (1, 2), "progress": False}
+        alone = stdp_mnist.main(
+            stdp_mnist.Config(out=tmp_path / str(seed), **flags, **own)
+        )
+        # Weights differ by 1e-7, for programs round differently; that moves none of 100 decisions here.
+        assert rows[i]["test_accuracy"] == pytest.approx(alone["test_accuracy"])
+        assert rows[i]["silent"] == alone["silent"]
+
+
+def test_a_sweep_of_stdp_may_be_judged_by_images_held_out(
+    tmp_path, tiny_networks, few_digits
+):
+    """They are those of the single run with seed 0, whose last row of validation says the same."""
+    flags = {"data": "digits", "model": "joint", "num_validation": 100}
+    rows = table(
+        tmp_path / "sweep",
+        "stdp_mnist",
+        set=("epochs=1,1", *(f"{k}={v}" for k, v in flags.items())),
+        vary=("threshold_1=5,7",),
+    )
+    own = {"epochs": (1, 1), "threshold_1": 7.0, "progress": False}
+    stdp_mnist.main(stdp_mnist.Config(out=tmp_path / "alone", **flags, **own))
+    last = lines(tmp_path / "alone" / "metrics.jsonl")[-1]
+    assert last["split"] == "validation"
+    assert rows[1]["validation_accuracy"] == pytest.approx(last["accuracy"])
+    assert rows[0]["validation_accuracy"] != rows[1]["validation_accuracy"]
 
 
 def config(out: pathlib.Path, **changes) -> script.Config:
@@ -87,6 +190,9 @@ def test_a_killed_sweep_resumes_to_the_same_table(tmp_path):
     assert lines(out / "metrics.jsonl")[:3] == chunks[:3]  # untouched, times included
 
 
+STDP = {"experiment": "stdp_mnist", "set": ("data=digits",), "vary": ("ltp=0.01",)}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -99,6 +205,18 @@ def test_a_killed_sweep_resumes_to_the_same_table(tmp_path):
         ({"chunk": 0}, "`--chunk` must be at least 1"),
         ({"set": ("data=1,2",)}, "`--set` takes one value each"),
         ({"set": ("recipe=none",)}, "`recipe` must be one of reference,.* got 'none'"),
+        ({"vary": ("lr=high",)}, "`lr` must be a number, got 'high'"),
+        (
+            STDP | {"vary": ("ltp=0.1,0.2",)},
+            r"`--ltp` must lie in \(0, 0.15\], got 0.2",
+        ),
+        (STDP | {"vary": ("threshold_3=5",)}, "`--threshold-3` must be left out"),
+        (STDP | {"vary": ("epochs=1,1,1",)}, "`epochs` takes several values"),
+        (STDP | {"set": ("epochs=1,1",)}, "`--epochs` must be 3 numbers.*got 1 1"),
+        (
+            STDP | {"set": ("model=kheradpisheh2018",)},
+            "`--model kheradp.* cannot be sw",
+        ),
     ],
 )
 def test_mistakes_come_before_compiling(tmp_path, monkeypatch, changes, words):
