@@ -20,8 +20,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jsnn import checkpoint, driver, head
+from jsnn.continual import samples
 from jsnn.continual.buffer import Batch
 from jsnn.continual.method import Settings
+from jsnn.continual.samples import Samples
 from jsnn.continual.spiking import BatchNormPolicy
 from jsnn.continual.stream import Stream
 from jsnn.continual.training import MAX_STEPS, Learner, State
@@ -72,15 +74,6 @@ class Result(NamedTuple):
     samples_per_second: float  # training alone
 
 
-class _Data(NamedTuple):
-    """Arrays on the device; samples of a task are padded to the largest task's number."""
-
-    images: jax.Array
-    columns: jax.Array
-    test_images: jax.Array
-    test_columns: jax.Array
-
-
 class _Jitted(NamedTuple):
     begin: Any
     pool: Any
@@ -97,7 +90,7 @@ class _Course(NamedTuple):
     jitted: _Jitted
     settings: Settings
     stream: Stream
-    data: _Data
+    data: Samples
     schedule: Schedule
     policy: BatchNormPolicy
     clock: Any
@@ -156,7 +149,7 @@ def drive_stream(
         jit(learner),
         learner.settings if settings is None else settings,
         stream,
-        _put(stream, train, test),
+        samples.put(stream, train, test),
         schedule,
         batch_norm,
         driver.Clock(run.rows()),
@@ -198,36 +191,7 @@ def _make(learner: Learner, key: jax.Array, num_samples: int) -> Any:
     return lambda capacity: init(key, capacity, num_samples)
 
 
-def _put(stream: Stream, train: Split, test: Split) -> _Data:
-    """Everything on the device once, labels as columns."""
-    return jax.device_put(
-        _Data(
-            jnp.asarray(train.images),
-            jnp.asarray(stream.column_of[train.labels], jnp.int32),
-            jnp.asarray(test.images),
-            jnp.asarray(stream.column_of[test.labels], jnp.int32),
-        )
-    )
-
-
-@jax.jit
-def _take(images, columns, index, count) -> Batch:
-    return Batch(images[index], columns[index], jnp.arange(len(index)) < count)
-
-
-def _task_data(course: _Course, state: State, task: int) -> Batch:
-    index = course.stream.tasks[task].train
-    padded = np.zeros(state.valid.size, np.int32)
-    padded[: len(index)] = index
-    return _take(course.data.images, course.data.columns, padded, len(index))
-
-
-def _seen_data(course: _Course, task: int) -> Batch:
-    """All training samples; valid are those of the tasks so far."""
-    valid = np.zeros(len(course.data.columns), bool)
-    for earlier in course.stream.tasks[: task + 1]:
-        valid[earlier.train] = True
-    return Batch(course.data.images, course.data.columns, jnp.asarray(valid))
+_of_task, _tested = jax.jit(samples.of_task), jax.jit(samples.tested)
 
 
 def _train_task(course: _Course, state: State) -> State:
@@ -235,7 +199,7 @@ def _train_task(course: _Course, state: State) -> State:
     from tqdm import tqdm
 
     task, learner = int(state.task), course.learner
-    data, seen = _task_data(course, state, task), _seen_data(course, task)
+    data, seen = _of_task(course.data, task), samples.seen(course.data, task)
     later = learner.later(task, course.policy)
     if int(state.task_step) == 0:
         opened = jnp.int32(course.stream.num_open(task))
@@ -293,7 +257,7 @@ def _advance(
 def _close_task(course: _Course, state: State) -> tuple[State, list[np.ndarray]]:
     """Ends a task, tests what is to be tested, writes rows and a checkpoint."""
     task, stream = int(state.task), course.stream
-    data = _task_data(course, state, task)
+    data = _of_task(course.data, task)
     later = course.learner.later(task, course.policy)
     state = course.jitted.end(state, course.settings, data, later)
     last = len(stream.tasks) - 1 if course.schedule.evaluate_unseen else task
@@ -334,14 +298,9 @@ def _test(
     course: _Course, state: State, task: int, on_task: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Predicted columns of a task's test samples, and how many are right."""
-    stream, tested = course.stream, course.stream.tasks[on_task]
-    count, size = len(tested.test), max(1, *(len(t.test) for t in stream.tasks))
-    padded = np.zeros(size, np.int32)
-    padded[:count] = tested.test
-    data = _take(course.data.test_images, course.data.test_columns, padded, count)
-    room = state.memory.buffer.num_seen.size
-    columns = np.zeros(room, bool)
-    columns[list(tested.columns)] = True
+    stream, data = course.stream, _tested(course.data, on_task)
+    count = len(stream.tasks[on_task].test)
+    columns = samples.columns_of(stream, state.memory.buffer.num_seen.size)[on_task]
     opened = stream.num_open(max(task, on_task))
     later = course.learner.later(task, course.policy)
     found = course.jitted.predict(

@@ -109,9 +109,9 @@ def forward_transfer(accuracy: Matrix, at_random: Float[np.ndarray, "S"]) -> flo
     return _mean(np.diag(accuracy, 1) - np.asarray(at_random)[1:])
 
 
-def summary(class_il: Matrix, task_il: Matrix, counts: Counts) -> dict[str, float]:
-    """All figures by name, accuracies weighted by test samples, and both matrices entry by entry (`accuracy_after_2_on_1`, tasks from 1)."""
-    found = {
+def figures(class_il: Matrix, task_il: Matrix, counts: Counts) -> dict[str, float]:
+    """All figures by name, accuracies weighted by test samples."""
+    return {
         "final_accuracy": final_accuracy(class_il, counts),
         "average_incremental_accuracy": average_incremental_accuracy(class_il, counts),
         "forgetting": forgetting(class_il),
@@ -119,6 +119,11 @@ def summary(class_il: Matrix, task_il: Matrix, counts: Counts) -> dict[str, floa
         "task_il_accuracy": final_accuracy(task_il, counts),
         "task_il_forgetting": forgetting(task_il),
     }
+
+
+def summary(class_il: Matrix, task_il: Matrix, counts: Counts) -> dict[str, float]:
+    """The figures, and both matrices entry by entry (`accuracy_after_2_on_1`, tasks from 1)."""
+    found = figures(class_il, task_il, counts)
     for name, matrix in (("accuracy", class_il), ("task_il_accuracy", task_il)):
         for (t, i), value in np.ndenumerate(matrix):
             if not np.isnan(value):
