@@ -21,10 +21,17 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from experiments import cli
-from jsnn import augment, continual_figures, data, head, runs, training
-from jsnn.continual import driver, methods, metrics, spiking, stream
+from experiments import cil_sweep, cli
+from jsnn import augment, continual_figures, data, head, runs, sweep, training
+from jsnn.continual import (
+    driver,
+    methods,
+    metrics,
+    spiking,
+    stream,
+)
 from jsnn.continual import training as continual
+from jsnn.continual.method import default_settings
 from jsnn.models.cil_cnn import cil_cnn, cil_mlp, cil_small_cnn
 
 # What the flags default to.
@@ -162,15 +169,16 @@ class Config(cli.Devices):
             raise ValueError(
                 f"`--learning-rate` must be positive, got {self.learning_rate}."
             )
+        _settings(self.settings, default_settings(methods.get(self.method)))
 
     def resolved(self) -> "Config":
         """The same with the recipe's defaults filled in."""
         recipe = {"network": "cnn" if "cifar" in self.data else "small"} | RECIPES[
             self.recipe
         ]
-        return dataclasses.replace(
-            self, **{k: v for k, v in recipe.items() if getattr(self, k) is None}
-        )
+        missing = {k: v for k, v in recipe.items() if getattr(self, k) is None}
+        # A resolved config passes as it is: in a sweep its fields may be traced, and cannot be checked again.
+        return dataclasses.replace(self, **missing) if missing else self
 
 
 def make_build(cfg: Config, image_shape: tuple[int, int, int]):
@@ -281,6 +289,34 @@ def _forward_transfer(cfg: Config, learner, result, dataset, tasks) -> dict[str,
     return {"forward_transfer": metrics.forward_transfer(result.task_il, at_random)}
 
 
+def make_stream(cfg: Config, dataset: data.Dataset) -> stream.Stream:
+    """The tasks."""
+    return stream.make_stream(
+        dataset.train.labels,
+        dataset.test.labels,
+        stream.parse_tasks(cfg.tasks, dataset.num_classes, order_seed=cfg.class_order),
+        num_classes=dataset.num_classes,
+        scenario=cfg.scenario,
+        repeated=cfg.repeated,
+    )
+
+
+# What a sweep may vary within one compiled program.
+SWEPT = ("learning_rate", *cil_sweep.WEIGHTS)
+
+
+def program(cfg: Config) -> sweep.Program:
+    """This experiment for `jsnn.sweep`, with the figures of its summary but for the matrices."""
+    cfg = cfg.resolved()
+    dataset = data.load(cfg.data, data_dir=cfg.data_dir)
+    return cil_sweep.program(
+        cfg,
+        dataset,
+        make_stream(cfg, dataset),
+        lambda cfg: make_learner(cfg, dataset.train.images[0])[0],
+    )
+
+
 def main(cfg: Config) -> dict[str, Any]:
     """Trains on all tasks, tests after each, and writes everything to `cfg.out`."""
     cfg = cfg.resolved()
@@ -293,15 +329,7 @@ def main(cfg: Config) -> dict[str, Any]:
     mesh = cfg.devices(cfg.batch_size)
     config = cli.decisive(cfg)
     dataset = data.load(cfg.data, data_dir=cfg.data_dir)
-    num_classes = dataset.num_classes
-    tasks = stream.make_stream(
-        dataset.train.labels,
-        dataset.test.labels,
-        stream.parse_tasks(cfg.tasks, num_classes, order_seed=cfg.class_order),
-        num_classes=num_classes,
-        scenario=cfg.scenario,
-        repeated=cfg.repeated,
-    )
+    tasks = make_stream(cfg, dataset)
     learner, _ = make_learner(cfg, dataset.train.images[0], mesh)
     run = runs.Run(
         cfg.out,

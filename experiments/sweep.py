@@ -3,9 +3,10 @@
     python -m experiments.sweep --out runs/sweep --experiment csnn_mnist --set data=digits epochs=5 --vary lr=log:1e-4:1e-1:8 --seeds 4
     python -m experiments.sweep --out runs/random --experiment csnn_mnist --set data=digits --vary lr=log:1e-4:1e-1 beta=lin:0.3:0.95 --samples 20
     python -m experiments.sweep --out runs/stdp --experiment stdp_mnist --set data=digits epochs=2,4,4 --vary ltp=log:1e-3:1e-2:3 --seeds 3
+    python -m experiments.sweep --out runs/der --experiment cil_cifar10 --set data=digits method=der --vary match.alpha=0.1,0.3 --seeds 2
 
 Flags that are numbers within a program (see each experiment's SWEPT) share one compilation; others, such as `timesteps`, get one
-each. table.csv and table.jsonl hold one row per run, summary.csv the mean over seeds with its 95 % interval, and a PNG draws it.
+each. A name with a dot is a weight among the `--settings` of a class-incremental method. table.csv and table.jsonl hold one row per run, summary.csv the mean over seeds with its 95 % interval, and a PNG draws it.
 """
 
 import csv
@@ -25,7 +26,9 @@ from experiments import cli
 from jsnn import figures, search, sweep, sweep_figures
 from jsnn.runs import Run
 
-Experiment = Literal["csnn_mnist", "eventprop_mnist", "eventprop_yinyang", "stdp_mnist"]
+Experiment = Literal[
+    "csnn_mnist", "eventprop_mnist", "eventprop_yinyang", "stdp_mnist", "cil_cifar10"
+]
 ALIASES = {"lr": "learning_rate"}
 _SMALL_IS_GOOD = ("loss", "forgetting", "silent")
 _OWN = {"seed", "seeds", "seeds_at_once", "log_every", "eval_every", *cli.FREE}

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import pytest
 from stdp_tiny import TINY
 
-from experiments import stdp_mnist
+from experiments import cil_cifar10, stdp_mnist
 from experiments import sweep as script
 from jsnn import data, sweep
+from jsnn.continual import methods
+from jsnn.continual.method import default_settings
 from jsnn.models import stdp
 
 UNUSED = pathlib.Path("unused")
@@ -141,6 +143,72 @@ def test_a_sweep_of_stdp_may_be_judged_by_images_held_out(
     assert rows[0]["validation_accuracy"] != rows[1]["validation_accuracy"]
 
 
+CIL = {
+    "data": "digits",
+    "network": "mlp",
+    "timesteps": 2,
+    "epochs_per_task": 2,
+    "batch_size": 16,
+    "buffer": 40,
+}
+FIGURES = "final_accuracy average_incremental_accuracy forgetting backward_transfer task_il_accuracy task_il_forgetting"
+
+
+@pytest.mark.parametrize(
+    ("flags", "vary"),
+    [
+        # Batch norm's policy makes two programs of a run, one for the first task.
+        (
+            {"method": "der", "batch_norm": "reference", "tasks": "3x2"},
+            "match.alpha=0.1,0.5",
+        ),
+        ({"method": "slda", "tasks": "2x3"}, "predict.shrinkage=0.01,0.5"),  # freezes
+        ({"method": "joint", "tasks": "2x3"}, "lr=0.001,0.01"),  # one task of all
+    ],
+)
+def test_members_of_a_class_incremental_sweep_are_their_single_runs(
+    tmp_path, few_digits, flags, vary
+):
+    """Led through a run folder, task by task, from the same flags and seed."""
+    fixed = (f"{k}={v}" for k, v in (CIL | flags).items())
+    rows = table(
+        tmp_path / "sweep",
+        "cil_cifar10",
+        set=("hidden=32", *fixed),
+        vary=(vary,) if vary.startswith("lr=") else ("lr=0.01", vary),
+        seeds=2,
+        at_once=2,
+    )
+    assert [row["seed"] for row in rows] == [0, 1, 0, 1]
+    assert len({row["average_incremental_accuracy"] for row in rows}) > 2
+    row = rows[3]
+    own = {"hidden": (32,), "learning_rate": 0.01, "seed": 1, "progress": False}
+    if not vary.startswith("lr="):
+        own["settings"] = (f"{vary.partition('=')[0]}=0.5",)
+    alone = cil_cifar10.main(
+        cil_cifar10.Config(out=tmp_path / "alone", **CIL, **flags, **own)
+    )
+    known = {name for name in FIGURES.split() if alone[name] is not None}
+    assert known == row.keys() & {*FIGURES.split()}
+    for name in known:
+        assert row[name] == pytest.approx(alone[name], abs=1e-9), name
+    assert not row["failed"]
+
+
+@pytest.mark.parametrize("method", ["er", "bic", "gdumb", "latent-er", "ewc"])
+def test_every_weight_of_a_class_incremental_method_may_be_traced(few_digits, method):
+    flags = CIL | {"method": method, "hidden": (16,), "latent_layer": 2}
+    weights = default_settings(methods.get(method)).items()
+    swept = [f"{term}.{weight}" for term, of_term in weights for weight in of_term]
+    assert set(swept) <= set(cil_cifar10.SWEPT)
+    found = shapes("cil_cifar10", flags, ["learning_rate", *swept])
+    assert {k: x.shape for k, x in found.items()} == {
+        "class_il": (2, 5, 5),
+        "task_il": (2, 5, 5),
+        "finite": (2,),
+    }
+
+
 def config(out: pathlib.Path, **changes) -> script.Config:
     """Two step sizes, two lengths of a trial and two seeds of the one-layer EventProp reference on digits, one epoch."""
     flags = {
@@ -190,6 +258,11 @@ def test_a_killed_sweep_resumes_to_the_same_table(tmp_path):
     assert lines(out / "metrics.jsonl")[:3] == chunks[:3]  # untouched, times included
 
 
+CIL_ER = {
+    "experiment": "cil_cifar10",
+    "set": ("data=digits", "method=er"),
+    "vary": ("match.alpha=0.1",),
+}
 STDP = {"experiment": "stdp_mnist", "set": ("data=digits",), "vary": ("ltp=0.01",)}
 
 
@@ -206,6 +279,13 @@ STDP = {"experiment": "stdp_mnist", "set": ("data=digits",), "vary": ("ltp=0.01"
         ({"set": ("data=1,2",)}, "`--set` takes one value each"),
         ({"set": ("recipe=none",)}, "`recipe` must be one of reference,.* got 'none'"),
         ({"vary": ("lr=high",)}, "`lr` must be a number, got 'high'"),
+        (CIL_ER, "`--settings match.alpha=0.1` must be TERM.WEIGHT=VALUE"),
+        (CIL_ER | {"vary": ("match.beta=0.1",)}, "names 'match.beta', which is no fl"),
+        (CIL_ER | {"vary": ("network=deep",)}, "`network` must be one of cnn, small"),
+        (
+            CIL_ER | {"vary": ("evaluate_unseen=True",)},
+            "`--evaluate-unseen` is not for sw",
+        ),
         (
             STDP | {"vary": ("ltp=0.1,0.2",)},
             r"`--ltp` must lie in \(0, 0.15\], got 0.2",
