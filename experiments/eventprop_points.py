@@ -39,12 +39,16 @@ class Times(NamedTuple):
 
 
 def init(cfg: "Settings", key: Array) -> dict[str, Array]:
-    """The published weights for 200 hidden neurons, at the same drive for fewer or more; delays of a third of the longest, more or less."""
+    """The published weights for 200 hidden neurons but for a mean of 1.8 instead of 1.5, at the same drive for fewer or more; delays of a third of the longest, more or less.
+
+    At 1.5 a point wakes 38 % of the hidden neurons, at 1.8 69 %, and those that never spike have no gradient: on the validation points 97.6 and
+    98.4 % after 30 epochs (3 seeds). From 2.5 on all spike before the later inputs come: 95.7 %.
+    """
     k_hidden, k_output, k_first, k_second = jax.random.split(key, 4)
     first, second = (NUM_INPUTS, cfg.hidden), (cfg.hidden, NUM_CLASSES)
     ratio = 200 / cfg.hidden
     params = {
-        "hidden": 1.5 + 0.78 * jax.random.normal(k_hidden, first),
+        "hidden": 1.8 + 0.78 * jax.random.normal(k_hidden, first),
         "output": 0.93 * ratio + 0.1 * ratio**0.5 * jax.random.normal(k_output, second),
     }
     if cfg.delays:
