@@ -48,13 +48,13 @@ def test_a_map_of_times_is_a_cumulative_wave():
     ("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (2, 1, 0), (2, 2, 1)]
 )
 def test_pooling_is_the_earliest_spike(size, stride, padding):
-    times = random_times(2, 7, 6, silent=0.7)
+    times = random_times(2, 7, 6, silent=0.9)
     got = waves.pool(
         jnp.asarray(times), size, stride=stride, padding=padding, num_steps=STEPS
     )
     expected = loops.pool(loops.dense(times, STEPS), size, stride, padding)
     np.testing.assert_array_equal(waves.to_dense(got, STEPS), expected)
-    assert (np.asarray(got) == STEPS).any()
+    assert 0 < (np.asarray(got) == STEPS).mean() < 1
 
 
 def test_padding_is_silent_and_small_maps_are_refused():
