@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from jsnn import layers, neurons, winograd
+from jsnn import layers, neurons
 from jsnn.models.csnn import csnn
 from jsnn.unroll import Constant
 
@@ -23,13 +23,11 @@ def test_csnn_has_the_reference_number_of_parameters():
     assert sum(math.prod(p.shape) for p in jax.tree.leaves(params)) == 1_630_090
 
 
-def test_csnn_equals_its_layers_written_out(monkeypatch):
+def test_csnn_equals_its_layers_written_out():
     """Step by step with XLA's convolution and pooling, from the same parameters.
 
-    All numbers are multiples of powers of two, so that no sum is rounded and every spike must agree. Winograd's transforms divide by 24
-    and so round; they have tests of their own.
+    All numbers are multiples of powers of two, so that no sum is rounded and every spike must agree.
     """
-    monkeypatch.setattr(winograd, "pays", lambda *_: False)
     T, threshold = 4, 0.75
     neuron = neurons.lif(beta=0.5, threshold=threshold)
     graphdef, shapes = layers.split(

@@ -75,18 +75,19 @@ def products(shape, outputs, dtype=np.float32, **options):
 
 def test_convolutions_with_channels_enough_take_it():
     # One each for the output and both gradients.
-    assert products((2, 16, 16, 32), 64) == 3
-    assert products((2, 16, 16, 32), 64, padding="valid") == 3
+    assert products((2, 16, 16, 64), 128) == 3
+    assert products((2, 18, 18, 64), 128, padding="valid") == 3
     assert products((2, 28, 28, 1), 32) == 0
-    assert products((2, 16, 16, 8), 8) == 0
-    assert products((2, 16, 16, 32), 64, stride=2) == 0
-    assert products((2, 16, 16, 32), 64, padding=3) == 0
-    assert products((2, 16, 16, 32), 64, dtype=jnp.bfloat16) == 0
+    assert products((2, 14, 14, 32), 64) == 0
+    assert products((2, 16, 16, 64), 128, stride=2) == 0
+    assert products((2, 16, 16, 64), 128, padding=3) == 0
+    assert products((2, 16, 16, 64), 128, dtype=jnp.bfloat16) == 0
 
 
 def test_batched_weights_take_it_too():
-    x, w = normal(2, 8, 8, 32).astype(np.float32), normal(3, 3, 3, 32, 64)
+    x, w = normal(2, 8, 8, 64).astype(np.float32), normal(3, 3, 3, 64, 64)
     w = w.astype(np.float32)
+    assert winograd.pays(8, 8, 64, 64)
     got = jax.jit(jax.vmap(conv.conv2d, (None, 0)))(x, w)
     for one, weights in zip(got, w, strict=True):
         want = jax.jit(lax_conv, static_argnums=2)(x, weights, "SAME")
