@@ -162,8 +162,9 @@ def main(cfg: Config) -> list[dict[str, Any]]:
             context | facts[case] | {"images": cfg.images} | timing.summary(each)
         )
     for row in found:
-        beside = next((r for r in found if r["layer"] == row["layer"]), row)
         if row["library"] != "jsnn":
+            # This library's first row of the layer: rows of its own come first.
+            beside = next(r for r in found if r["layer"] == row["layer"])
             for kind in ("min", "median"):
                 own = beside[f"seconds_{kind}"]
                 row[f"ratio_{kind}"] = row[f"seconds_{kind}"] / own

@@ -49,7 +49,7 @@ def pays(height: int, width: int, inputs: int, outputs: int) -> bool:
     """Whether products and transforms together take less than half of the plain multiplications, for an output of `height` by `width`.
 
     Half, because transforms are slower than one large product: at 32 to 64 channels on 14 x 14 pixels, where it is 0.67, one core gains a
-    tenth and two lose as much.
+    tenth and two, on a busy machine, lost as much.
     """
     tiles = math.ceil(height / _OUT) * math.ceil(width / _OUT)
     points = _IN**2
