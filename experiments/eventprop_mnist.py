@@ -34,8 +34,9 @@ _LATENCY: dict[str, Any] = {
     "dt": 1.0,
     "t_min": 0.0,
     "t_max": 20.0,
-    "lr": 3e-3,
-    "lr_decay": 0.8,
+    "batch_size": 16,
+    "lr": 5e-3,
+    "lr_decay": 0.95,
     "lr_decay_epochs": 1,
     "kick": 0.0,
     "hidden": 350,
@@ -49,6 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "t_min": 2.0,
         "t_max": 12.0,
         "epochs": 40,
+        "batch_size": 128,
         "lr": 1.0,
         "lr_decay": 0.1,
         "lr_decay_epochs": 10,
@@ -56,7 +58,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "hidden": 0,
         "dropout": 0.0,
     },
-    "deep": _LATENCY | {"epochs": 15},
+    "deep": _LATENCY | {"epochs": 60},
     "recurrent": _LATENCY | {"epochs": 15, "hidden": 128},
     "conv": _LATENCY | {"epochs": 15, "hidden": 16, "dt": 2.0, "T": 26.0},
 }
@@ -81,13 +83,13 @@ class Config(cli.Devices):
     seeds_at_once: int = 1
     """How many of them are vmapped; the others wait in a loop. On a GPU take all, on a CPU 1 is fastest."""
     epochs: int | None = None
-    """Passes over the training set (reference 40, others 15)."""
-    batch_size: int = 128
-    """Images a step."""
+    """Passes over the training set (reference 40, deep 60, others 15)."""
+    batch_size: int | None = None
+    """Images a step (reference 128, others 16)."""
     lr: float | None = None
-    """Step size of SGD (reference, 1.0) or Adam (others, 3e-3)."""
+    """Step size of SGD (reference, 1.0) or Adam (others, 5e-3)."""
     lr_decay: float | None = None
-    """Factor on the step size every --lr-decay-epochs (reference 0.1, others 0.8)."""
+    """Factor on the step size every --lr-decay-epochs (reference 0.1, others 0.95)."""
     lr_decay_epochs: int | None = None
     """Epochs between decays (reference 10, others 1)."""
     T: float | None = None
@@ -247,6 +249,7 @@ def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the whole test set, and writes everything to `cfg.out`."""
     cfg = cfg.resolved()
     assert cfg.epochs is not None
+    assert cfg.batch_size is not None
     mesh = cfg.devices(cfg.batch_size)
     config = cli.decisive(cfg)
     dataset = data.load(

@@ -75,7 +75,7 @@ class Config(cli.Devices):
     """Its time scale."""
     max_spikes: int = 3
     """Events: budget of spikes of a hidden neuron."""
-    max_events: int = 160
+    max_events: int = 320
     """Events: budget of spikes of the hidden layer."""
     validation: bool = False
     """Evaluate on the 1,000 validation points during training and leave the test points for the end."""
