@@ -1,6 +1,6 @@
 """`Linear(N, N)` and LIF neurons, LIF neurons alone, and a recurrent layer over many steps: here and in the peers that are installed.
 
-    python -m benchmarks.dense [--network linear_lif] [--neurons 512 2048] [--peer-python PATH] [--save]
+    python -m benchmarks.dense [--network linear_lif] [--neurons 512 2048] [--peer-python PATH] [--jax-peer-python PATH] [--save]
 
 The Open Neuromorphic benchmark (T = 500, batch 16, N = 512 to 16,384; https://open-neuromorphic.org/p/snn-library-benchmarks), with what it leaves open
 settled for all sides: float32 with TF32 off, compiled and warmed up before the clock starts, results waited for, forward and
@@ -25,8 +25,9 @@ from benchmarks.against_peers import with_ratios
 
 Network = Literal["linear_lif", "lif", "recurrent"]
 Direction = Literal["forward", "forward+backward"]
-Peer = Literal["snntorch", "spikingjelly", "norse"]
-_SCRIPT = pathlib.Path(__file__).parent / "peers" / "dense_worker.py"
+Peer = Literal["snntorch", "spikingjelly", "norse", "spyx", "jaxpike"]
+_IN_JAX = ("spyx", "jaxpike")
+_SCRIPTS = pathlib.Path(__file__).parent / "peers"
 COLUMNS = (
     "library",
     "network",
@@ -57,10 +58,12 @@ class Config:
     """T, time steps."""
     batch_size: int = 16
     """B, samples."""
-    peers: tuple[Peer, ...] = ("snntorch", "spikingjelly", "norse")
+    peers: tuple[Peer, ...] = ("snntorch", "spikingjelly", "norse", "spyx", "jaxpike")
     """Which libraries to compare with."""
     peer_python: pathlib.Path = pathlib.Path(sys.executable)
-    """Python interpreter in which they are installed."""
+    """Python interpreter in which those in PyTorch are installed."""
+    jax_peer_python: pathlib.Path = pathlib.Path(sys.executable)
+    """Python interpreter in which those in JAX are installed."""
     rounds: int = 5
     """Measured calls of each library, after one to warm up."""
     save: bool = False
@@ -76,8 +79,12 @@ def compare(cfg: Config, work: dict[str, Any]) -> list[dict[str, Any]]:
         )
         workers = {"jsnn": stack.enter_context(own)}
         commands = {
-            name: [str(cfg.peer_python), str(_SCRIPT), name, text] for name in cfg.peers
+            name: [str(cfg.jax_peer_python), str(_SCRIPTS / "jax_dense_worker.py")]
+            if name in _IN_JAX
+            else [str(cfg.peer_python), str(_SCRIPTS / "dense_worker.py")]
+            for name in cfg.peers
         }
+        commands = {name: [*start, name, text] for name, start in commands.items()}
         workers |= processes.start_peers(stack, commands)
         samples = timing.interleave(workers, cfg.rounds)
     return with_ratios(

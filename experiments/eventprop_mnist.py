@@ -41,6 +41,7 @@ _LATENCY: dict[str, Any] = {
     "kick": 0.0,
     "hidden": 350,
     "dropout": 0.2,
+    "read_out": "max",
 }
 # What the flags default to.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -116,6 +117,8 @@ class Config(cli.Devices):
     """Hidden neurons (deep 350, recurrent 128), or channels of the first convolution (16); the second has twice as many."""
     dropout: float | None = None
     """Fraction of the input spikes dropped in training (reference 0, others 0.2)."""
+    read_out: Literal["max", "mean", "weighted"] | None = None
+    """What counts of the output membranes: their largest value, their mean, or a mean that weighs early times more (max; not for reference)."""
     num_validation: int = 0
     """Training images held out; if any, evaluations during training use them and the test set is left for the end."""
     checkpoint_seconds: float = 60.0
@@ -141,9 +144,11 @@ class Config(cli.Devices):
         for name in ("alpha", "kick"):
             cli.check(name, getattr(self, name), lambda x: x >= 0, "not be negative")
         cli.check("dropout", self.dropout, lambda x: 0 <= x < 1, "lie in [0, 1)")
-        if self.recipe == "reference" and (self.hidden or self.dropout):
+        if self.recipe == "reference" and (
+            self.hidden or self.dropout or self.read_out
+        ):
             raise ValueError(
-                "`--hidden` and `--dropout` are not for `--recipe reference`, which has one layer and all inputs."
+                "`--hidden`, `--dropout` and `--read-out` are not for `--recipe reference`, which has one layer, all inputs and spikes for output."
             )
         if self.recipe != "reference":
             cli.check("hidden", self.hidden, lambda x: x >= 1, "be at least 1")

@@ -34,6 +34,14 @@ class Settings(Protocol):
     kick: float
     dropout: float
     hidden: int
+    read_out: str
+
+
+READ_OUTS: dict[str, Callable[[Array], Array]] = {
+    "max": losses.max_voltage,
+    "mean": losses.mean_voltage,
+    "weighted": losses.weighted_voltage,
+}
 
 
 class Design(NamedTuple):
@@ -122,12 +130,12 @@ def _latency_code(
 def _voltage_design(
     cfg: Settings, layers: Sequence[network.Layer], *, flat: bool
 ) -> Design:
-    """Leaky integrators on top; the class is the one whose membrane rises highest."""
+    """Leaky integrators on top; the class is the one whose membrane is highest, at its peak or on average."""
     top = network.leaky(dt=cfg.dt, params=LIParams(cfg.tau_m, cfg.tau_s))
     return Design(
         (*layers, top),
         _latency_code(cfg, flat=flat),
-        losses.max_voltage,
+        READ_OUTS[cfg.read_out],
         losses.cross_entropy,
         lambda voltages: voltages,
     )

@@ -146,6 +146,26 @@ def test_other_recipes_fire_and_learn_a_batch(recipe):
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
+@pytest.mark.parametrize(
+    ("read_out", "expected"),
+    [
+        ("max", [[3.0, 3.0]]),
+        ("mean", [[1.0, 0.0]]),
+        ("weighted", None),
+        (None, [[3.0, 3.0]]),
+    ],
+)
+def test_read_out_of_the_membranes(read_out, expected):
+    cfg = Config(out=None, recipe="conv", read_out=read_out).resolved()  # pyright: ignore
+    design = eventprop_networks.DESIGNS["conv"](cfg, (28, 28, 1), 2)
+    v = np.array([[[3.0, -3.0]], [[0.0, 0.0]], [[0.0, 3.0]]])
+    if expected is None:
+        early, late = np.asarray(design.read(jnp.eye(3)[:, None, ::2]))[0]
+        assert early > late > 0
+    else:
+        np.testing.assert_allclose(design.read(jnp.asarray(v)), expected)
+
+
 def test_seeds_in_one_program_are_those_of_single_runs():
     cfg = Config(out=None, recipe="reference", batch_size=8)  # pyright: ignore
     single, _ = eventprop_mnist.make_trainer(cfg, (4, 4, 1), 3, 16)
@@ -182,6 +202,7 @@ def test_seeds_in_one_program_are_those_of_single_runs():
         ({"dropout": 1.0}, ["--dropout", "[0, 1)", "1.0"]),
         ({"kick": 0.1}, ["--kick", "reference", "0.1", "deep"]),
         ({"recipe": "reference", "hidden": 10}, ["--hidden", "reference"]),
+        ({"recipe": "reference", "read_out": "mean"}, ["--read-out", "reference"]),
     ],
 )
 def test_flags_out_of_range_fail_before_anything_else(tmp_path, flags, words):
