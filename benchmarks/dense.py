@@ -1,6 +1,7 @@
 """`Linear(N, N)` and LIF neurons, LIF neurons alone, and a recurrent layer over many steps: here and in the peers that are installed.
 
     python -m benchmarks.dense [--network linear_lif] [--neurons 512 2048] [--peer-python PATH] [--jax-peer-python PATH] [--save]
+    python -m benchmarks.dense --figure docs/pictures/dense.png --drawn-only           # what has been saved
 
 The Open Neuromorphic benchmark (T = 500, batch 16, N = 512 to 16,384; https://open-neuromorphic.org/p/snn-library-benchmarks), with what it leaves open
 settled for all sides: float32 with TF32 off, compiled and warmed up before the clock starts, results waited for, forward and
@@ -16,18 +17,26 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import tyro
 
 from benchmarks import processes, rows, timing
 from benchmarks.against_peers import with_ratios
+from jsnn import figures
 
 Network = Literal["linear_lif", "lif", "recurrent"]
 Direction = Literal["forward", "forward+backward"]
 Peer = Literal["snntorch", "spikingjelly", "norse", "spyx", "jaxpike"]
 _IN_JAX = ("spyx", "jaxpike")
 _SCRIPTS = pathlib.Path(__file__).parent / "peers"
+_HUES = ("blue", "orange", "green", "muted", "ink")
+_TITLES = {
+    "linear_lif": "Linear(N, N) and LIF",
+    "lif": "LIF alone",
+    "recurrent": "700 to N recurrent to 20",
+}
 COLUMNS = (
     "library",
     "network",
@@ -68,6 +77,10 @@ class Config:
     """Measured calls of each library, after one to warm up."""
     save: bool = False
     """Append the rows to benchmarks/results/dense.jsonl."""
+    figure: pathlib.Path | None = None
+    """Where to draw seconds against N, a panel for each network and direction."""
+    drawn_only: bool = False
+    """Measure nothing: draw the newest saved row of each library and size."""
 
 
 def compare(cfg: Config, work: dict[str, Any]) -> list[dict[str, Any]]:
@@ -101,8 +114,78 @@ def compare(cfg: Config, work: dict[str, Any]) -> list[dict[str, Any]]:
     )
 
 
+def draw(found: Sequence[dict[str, Any]]) -> Any:
+    """Median seconds against N; of rows for the same library and work the last counts."""
+    newest = {
+        tuple(
+            row[k] for k in ("network", "direction", "timesteps", "library", "neurons")
+        ): row["seconds_median"]
+        for row in found
+    }
+    panels = list(dict.fromkeys(key[:3] for key in newest))
+    libraries = list(dict.fromkeys(key[3] for key in newest))
+    columns = min(2, len(panels))
+    height = -(-len(panels) // columns)
+    with figures.style():
+        figure = figures.new_figure(2.4 * height + 0.3)
+        axes = list(figure.subplots(height, columns, squeeze=False).flat)
+        for ax, panel in zip(axes, panels, strict=False):
+            network, direction, timesteps = panel
+            for k, library in enumerate(libraries):
+                points = sorted(
+                    (key[4], seconds)
+                    for key, seconds in newest.items()
+                    if key[:4] == (*panel, library)
+                )
+                if points:
+                    own = library == "jsnn"
+                    ax.plot(
+                        *zip(*points, strict=True),
+                        marker="os^Dvx"[k % 6],
+                        ms=4,
+                        lw=2 if own else 1,
+                        color=figures.COLOURS[_HUES[k % len(_HUES)]],
+                        label=library,
+                    )
+            sizes = sorted({key[4] for key in newest if key[:3] == panel})
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
+            ax.set_yscale("log")
+            ax.set_xlabel("neurons N")
+            ax.set_ylabel("seconds")
+            ax.set_title(f"{_TITLES[network]}, T = {timesteps}, {direction}")
+        for ax in axes[len(panels) :]:
+            ax.remove()
+        figure.axes[0].legend(fontsize=7)
+    return figure
+
+
 def main(cfg: Config) -> list[dict[str, Any]]:
-    """Runs every comparison, prints the table, and returns the rows."""
+    """Runs every comparison, prints the table, draws, and returns the rows.
+
+    Raises:
+      ValueError: if only saved rows are to be drawn, and there are none or no `--figure`.
+    """
+    if cfg.drawn_only:
+        if cfg.figure is None:
+            raise ValueError("`--drawn-only` needs a `--figure` to draw.")
+        found = rows.load("dense")
+        _save(found, cfg.figure)
+        return found
+    found = _measure(cfg)
+    rows.report(found, COLUMNS, benchmark="dense", keep=cfg.save)
+    if cfg.figure is not None:
+        _save(found, cfg.figure)
+    return found
+
+
+def _save(found: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with figures.style():
+        draw(found).savefig(path, facecolor="white")
+
+
+def _measure(cfg: Config) -> list[dict[str, Any]]:
     context, found = rows.context("dense"), []
     for network in cfg.network:
         for n in cfg.neurons:
@@ -116,7 +199,6 @@ def main(cfg: Config) -> list[dict[str, Any]]:
                         "direction": direction,
                     }
                     found += [context | row for row in compare(cfg, work)]
-    rows.report(found, COLUMNS, benchmark="dense", keep=cfg.save)
     return found
 
 

@@ -40,6 +40,18 @@ def save(rows: Sequence[dict[str, Any]], benchmark: str) -> pathlib.Path:
     return path
 
 
+def load(benchmark: str) -> list[dict[str, Any]]:
+    """The rows kept in `results/BENCHMARK.jsonl`, oldest first.
+
+    Raises:
+      ValueError: if there are none.
+    """
+    path = RESULTS / f"{benchmark}.jsonl"
+    if not path.exists():
+        raise ValueError(f"No rows in {path}; measure with `--save` first.")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -265,6 +265,28 @@ def test_dense_layers_in_a_process_of_their_own():
     assert forward["ratio_median"] == 1
 
 
+def test_saved_rows_of_dense_layers_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    cfg = dense.Config(figure=tmp_path / "dense.png", drawn_only=True)
+    with pytest.raises(ValueError, match=r"--save"):
+        dense.main(cfg)
+    work = {"network": "lif", "direction": "forward", "timesteps": 5}
+    seconds = {("jsnn", 16): 3.0, ("peer", 16): 2.0, ("peer", 64): 9.0}
+    saved = [
+        work | {"library": library, "neurons": n, "seconds_median": s}
+        for (library, n), s in seconds.items()
+    ]
+    again = saved[0] | {"seconds_median": 1.0}
+    rows.save([*saved, again], "dense")
+    assert dense.main(cfg) == [*saved, again]
+    assert cfg.figure.stat().st_size > 0
+    (ax,) = dense.draw([*saved, again]).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
+    assert drawn == {"jsnn": [[16, 1]], "peer": [[16, 2], [64, 9]]}
+    with pytest.raises(ValueError, match=r"--figure"):
+        dense.main(dense.Config(drawn_only=True))
+
+
 def test_sweep_against_runs_in_turn(monkeypatch):
     """Any pure program serves; the network's own takes half a minute to compile."""
     import jax.numpy as jnp
