@@ -3,7 +3,7 @@
     python -m benchmarks.cil [--peer-python PATH] [--timesteps 10] [--batch-size 64] [--save]
 
 Three convolutions (64, 128, 256) with batch norm over each time step, LIF neurons, firing rates as logits, Adam. Each library runs
-in a process of its own, from the same weights on the same images; rounds interleave. PyTorch is looked for in `--peer-python`
+in a process of its own, from the same weights on the same images; rounds interleave, and the first step of each turn does not count. PyTorch is looked for in `--peer-python`
 and left out with a note where it is missing. The first losses must agree, or nothing is compared.
 
 `--mode eval` is the reference's step from the second task on, when batch norm uses running statistics.
@@ -102,8 +102,10 @@ def compare(cfg: Config) -> list[dict[str, Any]]:
         text = json.dumps(work)
         own = [sys.executable, "-m", "benchmarks.cil_worker", text]
         peer = [str(cfg.peer_python), str(_PEER), text, str(folder / "arrays.npz")]
-        workers = {"jsnn": stack.enter_context(processes.Worker("jsnn", own))}
-        workers |= processes.start_peers(stack, {"pytorch": peer})
+        workers = {
+            "jsnn": stack.enter_context(processes.Worker("jsnn", own, warm_steps=1))
+        }
+        workers |= processes.start_peers(stack, {"pytorch": peer}, warm_steps=1)
         samples = timing.interleave(workers, cfg.rounds)
     gflop = training_gflop(cfg.timesteps, cfg.batch_size, cfg.width)
     found = []

@@ -35,13 +35,16 @@ class Missing(RuntimeError):
 class Worker:
     """A measured process. `facts` is its first answer, `peak_bytes` its peak memory above that before the first step.
 
+    Of each turn the first `warm_steps` steps do not count. Where a step takes and returns gigabytes, the one after a pause waits
+    for memory that the system has meanwhile put to other uses; steps of a training follow each other without one.
+
     Raises:
       Missing: if it lacks the library.
       WorkerError: if it fails otherwise.
     """
 
-    def __init__(self, name: str, command: Sequence[str]):
-        self.name, self.peak_bytes = name, 0
+    def __init__(self, name: str, command: Sequence[str], *, warm_steps: int = 0):
+        self.name, self.peak_bytes, self._warm_steps = name, 0, warm_steps
         with contextlib.ExitStack() as stack:
             self._errors = stack.enter_context(tempfile.TemporaryFile("w+"))
             try:
@@ -76,9 +79,14 @@ class Worker:
         )
 
     def __call__(self) -> Sample:
-        """One step."""
-        assert self._process.stdin is not None
+        """One step, after those that do not count."""
         time.sleep(_PAUSE_SECONDS)
+        for _ in range(self._warm_steps):
+            self._step()
+        return self._step()
+
+    def _step(self) -> Sample:
+        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # `_answer` finds out why
             self._process.stdin.write("\n")
             self._process.stdin.flush()
@@ -109,13 +117,17 @@ class Worker:
 
 
 def start_peers(
-    stack: contextlib.ExitStack, commands: Mapping[str, Sequence[str]]
+    stack: contextlib.ExitStack,
+    commands: Mapping[str, Sequence[str]],
+    *,
+    warm_steps: int = 0,
 ) -> dict[str, Worker]:
     """Starts the peers that can be, and says which are left out and why; `stack` ends them."""
     found = {}
     for name, command in commands.items():
         try:
-            found[name] = stack.enter_context(Worker(name, command))
+            worker = Worker(name, command, warm_steps=warm_steps)
+            found[name] = stack.enter_context(worker)
         except Missing as missing:
             print(f"Left out, not installed: {missing}")
         except WorkerError as error:
