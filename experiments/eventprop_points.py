@@ -3,6 +3,7 @@
 Times are in milliseconds. Axes: B batch, N neurons, C classes, T time, P points along a side of a map.
 """
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -83,9 +84,12 @@ def _on_grid(cfg: "Settings", params: dict[str, Array], times: Array) -> Times:
         return delay.dense(z, params[layer], delay_ms, dt=dt, max_steps=longest)
 
     z = spikes.from_times(times, num_steps=steps, dt=dt, split=True)
-    _, hidden = grid.lif(_physics(cfg), None, drive(z, "hidden"), dt=dt)
+    neurons = functools.partial(
+        grid.lif, _physics(cfg), None, dt=dt, min_slope=cfg.min_slope
+    )
+    _, hidden = neurons(drive(z, "hidden"))
     on_time = spikes.split(hidden, dt=dt)
-    _, output = grid.lif(_physics(cfg), None, drive(on_time, "output"), dt=dt)
+    _, output = neurons(drive(on_time, "output"))
     return Times(
         jax.lax.stop_gradient(losses.first_spike_times(hidden, dt=dt)),
         losses.first_spike_times(output, dt=dt, substep=True),
@@ -104,6 +108,7 @@ def _by_events(cfg: "Settings", params: dict[str, Array], times: Array) -> Times
             t_end=cfg.T,
             max_spikes=cfg.max_spikes,
             max_events=cfg.max_events,
+            min_slope=cfg.min_slope,
         )
         output = event_layers.first_spikes(
             p,
@@ -111,6 +116,7 @@ def _by_events(cfg: "Settings", params: dict[str, Array], times: Array) -> Times
             hidden,
             delays=delays(cfg, params, "output"),
             t_end=cfg.T,
+            min_slope=cfg.min_slope,
         )
         found = jax.lax.stop_gradient(hidden)
         first = jnp.full(cfg.hidden, jnp.inf).at[found.neuron].min(found.times)

@@ -77,6 +77,8 @@ class Config(cli.Devices):
     """Events: budget of spikes of a hidden neuron."""
     max_events: int = 320
     """Events: budget of spikes of the hidden layer."""
+    min_slope: float = 1e-2
+    """Floor of tau_m dV/dt at a spike, for the backward pass, heuristic: it bounds the gradient of grazing spikes. Thresholds a millisecond are 1 / tau_m of it."""
     validation: bool = False
     """Evaluate on the 1,000 validation points during training and leave the test points for the end."""
     num_train: int = 5000
@@ -103,7 +105,7 @@ class Config(cli.Devices):
         for name in (*whole, "num_train"):
             cli.check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
         positive = ("lr", "lr_decay", "T", "dt", "tau_m", "tau_s", "t_max")
-        for name in (*positive, "tau_softmax", "tau_early", "max_delay"):
+        for name in (*positive, "tau_softmax", "tau_early", "max_delay", "min_slope"):
             cli.check(name, getattr(self, name), lambda x: x > 0, "be positive")
         cli.check("alpha", self.alpha, lambda x: x >= 0, "not be negative")
         if self.t_max >= self.T:

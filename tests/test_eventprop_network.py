@@ -24,6 +24,7 @@ from jsnn.eventprop import delay as delays
 from jsnn.eventprop.grid import lif
 from jsnn.eventprop.grid_readout import leaky_integrator
 from jsnn.eventprop.losses import cross_entropy, max_voltage
+from jsnn.eventprop.spikes import split
 
 # Compiling is what these tests cost, so it goes without optimisation.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -168,6 +169,30 @@ def test_convolutional_network_runs_and_is_differentiated():
     assert all(float(s.values.sum()) > 10 for s in hidden)
     assert all(float(jnp.abs(a).max()) > 0 for a in jax.tree.leaves(g))
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(g))
+
+
+def test_split_layer_is_the_function_and_wants_all_steps():
+    parts = (
+        network.dense(6, 5, mean=0.8, std=0.3),
+        network.lif(dt=1.0),
+        network.dense(5, 3, mean=0.4, std=0.4),
+        network.leaky(dt=1.0),
+    )
+    plain = chain(*parts)
+    net = chain(*parts[:2], network.split(dt=1.0), *parts[2:])
+    first, none, second, _ = weights_of(plain)
+    x = spikes(6)
+    hidden = chain(*parts[:2]).apply([first, none], plain.physics[:2], None, x).value
+    shared = split(hidden, dt=1.0)
+    want = chain(*parts[2:]).apply([second, ()], plain.physics[2:], None, shared).value
+    weights = [first, none, (), second, ()]
+    out = net.apply(weights, net.physics, None, x)
+    np.testing.assert_array_equal(out.value, want)
+    (counted,) = out.spikes
+    np.testing.assert_array_equal(counted.values, hidden.values)
+    assert float(jnp.abs(shared.values - hidden.values).max()) > 0.1
+    with pytest.raises(ValueError, match="all time steps at once"):
+        in_blocks(net, weights, net.physics, x, block_size=1)
 
 
 def test_weights_are_drawn_as_declared(key):

@@ -99,6 +99,7 @@ def feed_forward(
     max_events: int | None = None,
     crossing: Method | None = None,
     on_overflow: OnOverflow = "nan",
+    min_slope: float = 1e-6,
 ) -> EventSpikes:
     """A dense layer without recurrence.
 
@@ -112,6 +113,7 @@ def feed_forward(
       max_events: budget of spikes of the layer, which the next one will read; N · `max_spikes` if None. Less is faster.
       crossing: see `events.solve`.
       on_overflow: see `events.solve`; an overflow below counts as one here.
+      min_slope: see `events.solve`.
     """
     total = weights.shape[1] * max_spikes
     size = total if max_events is None else max_events
@@ -127,6 +129,7 @@ def feed_forward(
         t_end=t_end,
         max_spikes=max_spikes,
         crossing=crossing,
+        min_slope=min_slope,
     )
     flat = own.times.reshape(-1)
     # The earliest `size`, in order, and one more that tells of an overflow; cheaper than to sort them all.
@@ -150,6 +153,7 @@ def first_spikes(
     t_end: ArrayLike,
     crossing: Method | None = None,
     on_overflow: OnOverflow = "nan",
+    min_slope: float = 1e-6,
 ) -> FirstSpikes:
     """A dense layer of which only the time of each neuron's first spike is wanted: the read-out by latency."""
     own = _by_neuron(
@@ -161,6 +165,7 @@ def first_spikes(
         max_spikes=1,
         first_only=True,
         crossing=crossing,
+        min_slope=min_slope,
     )
     times = own.times[:, 0]
     if on_overflow == "nan":
@@ -179,6 +184,7 @@ def recurrent(
     max_spikes: int,
     crossing: Method | None = None,
     on_overflow: OnOverflow = "nan",
+    min_slope: float = 1e-6,
 ) -> EventSpikes:
     """A dense layer with recurrent synapses: one clock for all its neurons.
 
@@ -192,6 +198,7 @@ def recurrent(
       max_spikes: budget of spikes of the whole layer.
       crossing: see `events.solve`.
       on_overflow: see `events.solve`; an overflow below counts as one here.
+      min_slope: see `events.solve`.
     """
     _check_delays(delays, weights, axonal_only=True)
     times, jumps = spikes.times, _rows(weights, spikes)
@@ -207,6 +214,7 @@ def recurrent(
         max_spikes=max_spikes,
         crossing=crossing,
         on_overflow="flag",
+        min_slope=min_slope,
     )
     overflow = out.overflow | spikes.overflow
     times = out.times

@@ -21,6 +21,7 @@ from jsnn.eventprop import (
     grid,
     grid_readout,
     grid_recurrent,
+    spikes,
     synapse,
 )
 from jsnn.eventprop.flow import LIFParams, LIParams
@@ -79,15 +80,15 @@ def chain(*layers: Layer) -> Network:
 
     def apply(weights: Any, physics: Any, state: Any, x: Any) -> Output:
         states = [None] * len(layers) if state is None else state
-        new, spikes = [], []
+        new, fired = [], []
         for layer, w, p, s in zip(layers, weights, physics, states, strict=True):
             s, y = layer.apply(w, p, s, x)
             # A layer of neurons is known by what it turns into what.
             if isinstance(y, TimedSpikes) and not isinstance(x, TimedSpikes):
-                spikes.append(y)
+                fired.append(y)
             new.append(s)
             x = y
-        return Output(new, x, tuple(spikes))
+        return Output(new, x, tuple(fired))
 
     return Network(init, [layer.physics for layer in layers], apply)
 
@@ -220,6 +221,22 @@ def flatten() -> Layer:
     return _stateless(
         lambda _, x: synapse.relay(lambda z: z.reshape(z.shape[0], -1), x)
     )
+
+
+def split(*, dt: float) -> Layer:
+    """Shares each spike of the `lif` below out to the two grid points around its crossing: second order in dt, see `spikes.split`.
+
+    A part of a spike arrives one step before it is found, so all steps must be there at once.
+    """
+
+    def apply(_: Any, __: Any, state: Any, z: TimedSpikes) -> tuple[Any, TimedSpikes]:
+        if state is not None:
+            raise ValueError(
+                "`split` needs all time steps at once: a spike in the first step of a block belongs in part to the block before. Leave it out of networks that run `in_blocks` or go on from a `state`."
+            )
+        return (), spikes.split(z, dt=dt)
+
+    return Layer(lambda key: (), (), apply)
 
 
 def lif(
