@@ -35,6 +35,7 @@ class Settings(Protocol):
     dropout: float
     hidden: int
     read_out: str
+    min_slope: float
 
 
 READ_OUTS: dict[str, Callable[[Array], Array]] = {
@@ -69,6 +70,10 @@ def num_steps(cfg: Settings) -> int:
 
 def _physics(cfg: Settings) -> dict[str, Any]:
     return {"dt": cfg.dt, "params": LIFParams(cfg.tau_m, cfg.tau_s)}
+
+
+def _neurons(cfg: Settings) -> dict[str, Any]:
+    return _physics(cfg) | {"min_slope": cfg.min_slope}
 
 
 def reference(
@@ -152,7 +157,7 @@ def deep(cfg: Settings, image_shape: tuple[int, int, int], num_classes: int) -> 
     size = math.prod(image_shape)
     layers = (
         network.dense(size, cfg.hidden, **_first_weights(size)),
-        network.lif(**_physics(cfg)),
+        network.lif(**_neurons(cfg)),
         network.dense(cfg.hidden, num_classes, mean=0.2, std=0.37),
     )
     return _voltage_design(cfg, layers, flat=True)
@@ -165,7 +170,7 @@ def recurrent(
     size = math.prod(image_shape)
     layers = (
         network.dense(size, cfg.hidden, **_first_weights(size)),
-        network.recurrent(cfg.hidden, mean=0.0, std=0.02, **_physics(cfg)),
+        network.recurrent(cfg.hidden, mean=0.0, std=0.02, **_neurons(cfg)),
         network.dense(cfg.hidden, num_classes, mean=0.2, std=0.37),
     )
     return _voltage_design(cfg, layers, flat=True)
@@ -173,6 +178,9 @@ def recurrent(
 
 def conv(cfg: Settings, image_shape: tuple[int, int, int], num_classes: int) -> Design:
     """Two convolutions of stride 2, each followed by spiking neurons, and a dense read-out.
+
+    Weights are drawn so that a digit wakes a third of the first layer's neurons and half of the second's. Spikes are shared out
+    between grid points, for at this coarse dt half a step late is much.
 
     Raises:
       ValueError: if the image is too small for them.
@@ -185,10 +193,12 @@ def conv(cfg: Settings, image_shape: tuple[int, int, int], num_classes: int) -> 
         )
     size = sides[0] * sides[1] * 2 * cfg.hidden
     layers = (
-        network.conv(channels, cfg.hidden, 5, stride=2, mean=0.4, std=0.6),
-        network.lif(**_physics(cfg)),
-        network.conv(cfg.hidden, 2 * cfg.hidden, 3, stride=2, mean=0.1, std=0.25),
-        network.lif(**_physics(cfg)),
+        network.conv(channels, cfg.hidden, 5, stride=2, mean=0.8, std=1.0),
+        network.lif(**_neurons(cfg)),
+        network.split(dt=cfg.dt),
+        network.conv(cfg.hidden, 2 * cfg.hidden, 3, stride=2, mean=0.1, std=0.3),
+        network.lif(**_neurons(cfg)),
+        network.split(dt=cfg.dt),
         network.flatten(),
         network.dense(size, num_classes, mean=0.02, std=0.1),
     )

@@ -78,7 +78,7 @@ class Config(cli.Devices):
     max_events: int = 320
     """Events: budget of spikes of the hidden layer."""
     min_slope: float = 1e-2
-    """Floor of tau_m dV/dt at a spike, for the backward pass, heuristic: it bounds the gradient of grazing spikes. Thresholds a millisecond are 1 / tau_m of it."""
+    """Floor of tau_m dV/dt at a spike in the backward pass, in thresholds; heuristic: it bounds the gradient of grazing spikes."""
     validation: bool = False
     """Evaluate on the 1,000 validation points during training and leave the test points for the end."""
     num_train: int = 5000
