@@ -36,13 +36,13 @@ _LATENCY: dict[str, Any] = {
     "t_max": 20.0,
     "batch_size": 16,
     "lr": 5e-3,
-    "lr_decay": 0.95,
+    "lr_decay": 0.9,
     "lr_decay_epochs": 1,
     "kick": 0.0,
     "hidden": 350,
     "dropout": 0.2,
     "read_out": "max",
-    "min_slope": 1e-2,
+    "min_slope": 1.0,
 }
 # What the flags default to.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -60,7 +60,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "hidden": 0,
         "dropout": 0.0,
     },
-    "deep": _LATENCY | {"epochs": 60},
+    "deep": _LATENCY | {"epochs": 30},
     "recurrent": _LATENCY | {"epochs": 15, "hidden": 128},
     "conv": _LATENCY
     | {
@@ -73,7 +73,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "hidden": 16,
         "dropout": 0.05,
         "read_out": "mean",
-        "min_slope": 1.0,
     },
 }
 
@@ -97,13 +96,13 @@ class Config(cli.Devices):
     seeds_at_once: int = 1
     """How many of them are vmapped; the others wait in a loop. On a GPU take all, on a CPU 1 is fastest."""
     epochs: int | None = None
-    """Passes over the training set (reference 40, deep 60, others 15)."""
+    """Passes over the training set (reference 40, deep 30, others 15)."""
     batch_size: int | None = None
     """Images a step (reference 128, conv 64, others 16)."""
     lr: float | None = None
     """Step size of SGD (reference, 1.0) or Adam (conv 2e-2, others 5e-3)."""
     lr_decay: float | None = None
-    """Factor on the step size every --lr-decay-epochs (reference 0.1, conv 0.8, others 0.95)."""
+    """Factor on the step size every --lr-decay-epochs (reference 0.1, conv 0.8, others 0.9)."""
     lr_decay_epochs: int | None = None
     """Epochs between decays (reference 10, others 1)."""
     T: float | None = None
@@ -133,7 +132,7 @@ class Config(cli.Devices):
     read_out: Literal["max", "mean", "weighted"] | None = None
     """What counts of the output membranes: their largest value, their mean, or a mean that weighs early times more (conv mean, others max; not for reference)."""
     min_slope: float | None = None
-    """Floor of tau_m dV/dt at a spike in the backward pass, in thresholds; heuristic: it bounds the gradient of grazing spikes (conv 1, others 0.01; not for reference)."""
+    """Floor of tau_m dV/dt at a spike in the backward pass, in thresholds; heuristic: it bounds the gradient of grazing spikes (1; not for reference)."""
     num_validation: int = 0
     """Training images held out; if any, evaluations during training use them and the test set is left for the end."""
     checkpoint_seconds: float = 60.0
