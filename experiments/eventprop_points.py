@@ -19,6 +19,7 @@ from jsnn.eventprop import (
     latency,
     losses,
     network,
+    regularise,
     spikes,
     synapse,
     traces,
@@ -142,19 +143,33 @@ def _loss(cfg: "Settings", times: Array, labels: Array) -> Array:
     )
 
 
+def weights(model: Model) -> dict[str, Array]:
+    """What `run` takes: the trained parameters, and what silent neurons have been lifted by."""
+    if isinstance(model.rest, tuple):
+        return model.params
+    return model.params | {"hidden": model.params["hidden"] + model.rest}
+
+
 def make_task(cfg: "Settings") -> training.Task:
-    """Initial weights, loss and prediction."""
+    """Initial weights, loss and prediction. `rest` of the model is what lifts have added to the weights of hidden neurons, if there are any."""
+
+    def start(key):
+        return Model(init(cfg, key), jnp.zeros((1, cfg.hidden)) if cfg.lift else ())
 
     def loss(model, key, points, labels):
-        times = run(cfg, model.params, points).output
-        hits = losses.predicted_class(times) == labels
-        return _loss(cfg, times, labels).mean(), ((), hits.mean())
+        times = run(cfg, weights(model), points)
+        hits = losses.predicted_class(times.output) == labels
+        rest = model.rest
+        if cfg.lift:
+            spiked = jnp.isfinite(times.hidden).astype(rest.dtype)
+            rest = regularise.lift_silent(rest, spiked, amount=cfg.lift)
+        return _loss(cfg, times.output, labels).mean(), (rest, hits.mean())
 
     def predict(model, points, labels):
-        times = run(cfg, model.params, points).output
+        times = run(cfg, weights(model), points).output
         return _loss(cfg, times, labels), losses.predicted_class(times), -times
 
-    return training.Task(lambda key: Model(init(cfg, key), ()), loss, predict)
+    return training.Task(start, loss, predict)
 
 
 def decision_map(cfg: "Settings", params: dict[str, Array], side: int) -> np.ndarray:

@@ -73,6 +73,8 @@ class Config(cli.Devices):
     """Weight of the term that asks the right neuron to be early."""
     tau_early: float = 6.4
     """Its time scale."""
+    lift: float = 0.0
+    """Heuristic: added at each step to all weights of hidden neurons that no point of the batch woke, for they have no gradient; 0 for none."""
     max_spikes: int = 3
     """Events: budget of spikes of a hidden neuron."""
     max_events: int = 320
@@ -107,7 +109,8 @@ class Config(cli.Devices):
         positive = ("lr", "lr_decay", "T", "dt", "tau_m", "tau_s", "t_max")
         for name in (*positive, "tau_softmax", "tau_early", "max_delay", "min_slope"):
             cli.check(name, getattr(self, name), lambda x: x > 0, "be positive")
-        cli.check("alpha", self.alpha, lambda x: x >= 0, "not be negative")
+        for name in ("alpha", "lift"):
+            cli.check(name, getattr(self, name), lambda x: x >= 0, "not be negative")
         if self.t_max >= self.T:
             raise ValueError(
                 f"`--t-max` must be less than `--T`, or inputs come after the end; got {self.t_max} and {self.T}."
@@ -206,7 +209,7 @@ def main(cfg: Config) -> dict[str, Any]:
     prediction = np.asarray(evaluation.prediction)
     accuracy = (prediction == test[1]).mean(1)
     model = jax.tree.map(lambda x: x[0], result.state.model)
-    save_figures(run, cfg, model.params, test, prediction[0])
+    save_figures(run, cfg, points.weights(model), test, prediction[0])
     return run.finish(
         {
             "dataset": "yinyang",

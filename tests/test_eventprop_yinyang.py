@@ -11,6 +11,7 @@ import pytest
 from experiments import eventprop_points, eventprop_yinyang
 from experiments.eventprop_yinyang import Config
 from jsnn.eventprop import TimedSpikes, spikes
+from jsnn.layers import Model
 
 TINY = {"hidden": 20, "num_train": 64, "epochs": 1, "batch_size": 32, "progress": False}
 
@@ -101,6 +102,28 @@ def test_delays_are_learnt(solver):
     assert all(np.isfinite(g).all() for g in gradient.values())
     assert (gradient["hidden_delay"] != 0).any()
     assert (gradient["output_delay"] != 0).any()
+
+
+@pytest.mark.parametrize("solver", ["grid", "events"])
+def test_lift_raises_neurons_that_no_point_woke(solver):
+    cfg = config(solver=solver, hidden=6, lift=0.25)
+    points, labels = map(jnp.asarray, eventprop_yinyang.load("train", 8))
+    task, key = eventprop_points.make_task(cfg), jax.random.key(1)
+    params, rest = task.init(key)
+    params["hidden"] = params["hidden"].at[:, 0].set(-1.0)
+    model = Model(params, rest)
+    times = eventprop_points.run(cfg, params, points).hidden
+    silent = np.isinf(times).all(0)
+    assert silent[0]
+    assert not silent.all()
+    for step in (1, 2):  # at -0.75 and -0.5 neuron 0 stays silent; others may wake
+        _, (rest, _) = jax.jit(task.loss)(model, key, points, labels)
+        model = model._replace(rest=rest)
+        assert float(rest[0, 0]) == 0.25 * step
+        assert (np.asarray(rest)[0, ~silent] == 0).all()
+    got = eventprop_points.weights(model)["hidden"]
+    np.testing.assert_allclose(got, params["hidden"] + rest, rtol=1e-6)
+    assert eventprop_points.make_task(config(hidden=6)).init(key).rest == ()
 
 
 def test_a_budget_that_is_too_small_is_named(tmp_path):
