@@ -33,6 +33,7 @@ from jsnn.continual import (
 from jsnn.continual import training as continual
 from jsnn.continual.method import default_settings
 from jsnn.models.cil_cnn import cil_cnn, cil_mlp, cil_small_cnn
+from jsnn.unroll import steps_in_cache
 
 # What the flags default to.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -132,6 +133,8 @@ class Config(cli.Devices):
     """Adam's step size."""
     keep_optimizer: bool = False
     """Keep Adam's moments from task to task; the reference makes Adam anew."""
+    precision: cli.Precision = "float32"
+    """Of spikes and synapses; parameters, membranes and the head stay in float32. bfloat16 pays on GPU and TPU."""
     augment: bool = False
     """Shift and mirror training images (colour), or shift and turn them (grey)."""
     capacity: int | None = None
@@ -200,7 +203,7 @@ def make_build(cfg: Config, image_shape: tuple[int, int, int]):
             capacity,
             width=width,
             statistics=statistics,
-            block_size=1 if statistics == "step" else None,
+            block_size=steps_in_cache() if statistics == "step" else None,
             **common,
         )
 
@@ -235,7 +238,9 @@ def make_learner(
         spiking.make_network,
         num_steps=cfg.timesteps,
         read_out=cfg.read_out,
-        prepare=functools.partial(spiking.normalise, mean=mean, std=std),
+        prepare=functools.partial(
+            spiking.normalise, mean=mean, std=std, dtype=jnp.dtype(cfg.precision)
+        ),
         augment=change if cfg.augment else None,
         latent_layer=cfg.latent_layer if cfg.method == "latent-er" else None,
     )

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import tyro
@@ -16,6 +16,7 @@ from jsnn.data import DataError
 from jsnn.runs import RunError
 
 Config = TypeVar("Config")
+Precision = Literal["float32", "bfloat16"]
 # What a user can put right. Anything else is a defect of ours and keeps its traceback.
 MISTAKES = (ValueError, FloatingPointError, CheckpointError, DataError, RunError)
 

@@ -91,6 +91,8 @@ class Config(cli.Devices):
     """Steepness of the surrogate's curve, in units of 1 / potential: see jsnn.surrogate; its own default if omitted."""
     surrogate: str | None = None
     """Curve of the backward pass: see jsnn.surrogate (reference fast_sigmoid, fast arctan)."""
+    precision: cli.Precision = "float32"
+    """Of spikes and synapses; parameters and membranes stay in float32. bfloat16 pays on GPU and TPU."""
     augment: bool | None = None
     """Random shifts, turns and sizes of training images (reference: no; fast: if there is more than one epoch)."""
     eval_every: int | None = None
@@ -181,6 +183,9 @@ def make_task(
 
         return model._replace(params=jax.tree.map_with_path(scale, model.params))
 
+    def shown(x):
+        return Constant(x.astype(cfg.precision), num_steps)
+
     def predicted(outputs):
         if reference:
             return metrics.predict_by_count(outputs)
@@ -192,16 +197,16 @@ def make_task(
             x = augment.random_affine(
                 key_augment, x, degrees=10.0, shift=2.0, scale=0.1, shear=0.1
             )
-        outputs, rest = layers.apply(
-            graphdef, model, Constant(x, num_steps), key=key, train=True
-        )
+        outputs, rest = layers.apply(graphdef, model, shown(x), key=key, train=True)
         accuracy = (predicted(outputs) == labels).mean()
         return loss_fn(outputs, labels).mean(), (rest, accuracy)
 
     def predict(model, images, labels):
-        x = Constant(training.unit_interval(images), num_steps)
-        outputs, _ = layers.apply(graphdef, model, x)
-        return loss_fn(outputs, labels), predicted(outputs), outputs.mean(0)
+        outputs, _ = layers.apply(
+            graphdef, model, shown(training.unit_interval(images))
+        )
+        scores = outputs.astype(jnp.float32).mean(0)
+        return loss_fn(outputs, labels), predicted(outputs), scores
 
     return training.Task(init, loss, predict), graphdef
 

@@ -8,6 +8,9 @@ that enters and leaves every call, so it can be a scan carry:
 `x` and `y` are blocks `[K, B, ...]` of K time steps or a `Constant`. `Sequence` strings layers together and is one itself;
 `split` and `apply` turn a model into a pure function of plain pytrees.
 
+A layer computes in the precision of its input and hands that on; parameters, membranes and batch statistics stay in float32. So
+a network fed with bfloat16 runs in bfloat16 where it matters for speed, and nothing else need be said.
+
 Weights and biases start as in PyTorch unless stated: uniform in $\pm 1/\sqrt{\text{fan-in}}$ (LeCun-uniform with a third of
 the variance). `init="kaiming"` draws weights from a normal with variance $2/\text{fan-in}$ and sets biases to zero.
 """
@@ -21,7 +24,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jsnn import conv, neurons, norm
-from jsnn.unroll import Constant, Signal, neuron_block, num_steps, per_step, unroll
+from jsnn.unroll import (
+    Constant,
+    Signal,
+    like,
+    neuron_block,
+    num_steps,
+    per_step,
+    unroll,
+)
 
 Init = Literal["pytorch", "kaiming"]
 
@@ -97,8 +108,8 @@ class Dense(Layer):
             raise ValueError(
                 f"`num_inputs` of this Dense layer is {weight.shape[0]}, its input has {x.shape[1]} features."
             )
-        y = conv.linear(x, weight)
-        return y if self.bias is None else y + self.bias[...].reshape(1, -1)
+        y = conv.linear(x, like(x, weight))
+        return y if self.bias is None else y + like(y, self.bias[...]).reshape(1, -1)
 
 
 class Conv(Layer):
@@ -125,8 +136,11 @@ class Conv(Layer):
 
     def forward(self, x: Array) -> Array:
         """`[N, H, W, I] -> [N, H', W', O]`."""
-        y = conv.conv2d(x, self.weight[...], stride=self.stride, padding=self.padding)
-        return y if self.bias is None else y + self.bias[...].reshape(1, 1, 1, -1)
+        weight = like(x, self.weight[...])
+        y = conv.conv2d(x, weight, stride=self.stride, padding=self.padding)
+        if self.bias is None:
+            return y
+        return y + like(y, self.bias[...]).reshape(1, 1, 1, -1)
 
 
 class MaxPool(Layer):
@@ -198,21 +212,22 @@ class BatchNorm(Layer):
     def _normalise(self, x: Array, mean: Array, var: Array) -> Array:
         gain = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
         shape = (1,) * (x.ndim - 1) + (-1,)
-        return x * gain.reshape(shape) + (self.offset[...] - mean * gain).reshape(shape)
+        y = x * gain.reshape(shape) + (self.offset[...] - mean * gain).reshape(shape)
+        return like(x, y)
 
-    def _train(
-        self, state: BatchNormState, x: Array, steps: int = 1
-    ) -> tuple[BatchNormState, Array]:
+    def _by_batch(self, x: Array) -> tuple[BatchNormState, Array]:
+        """The batch's own mean and unbiased variance, and `x` normalised by mean and biased variance."""
         found: Any = norm.batch_norm(x, self.scale[...], self.offset[...], self.epsilon)
         y, mean, var = found
         count = x.size // x.shape[-1]
-        unbiased = var * (count / max(count - 1, 1))
+        return BatchNormState(mean, var * (count / max(count - 1, 1))), y
+
+    def _follow(
+        self, state: BatchNormState, batch: BatchNormState, steps: int = 1
+    ) -> BatchNormState:
+        """The running statistics after `steps` updates by the same batch."""
         keep = (1 - self.momentum) ** steps
-        new = BatchNormState(
-            keep * state.mean + (1 - keep) * mean,
-            keep * state.var + (1 - keep) * unbiased,
-        )
-        return new, y
+        return jax.tree.map(lambda old, b: keep * old + (1 - keep) * b, state, batch)
 
     def __call__(self, state, x, *, train=False):
         """Normalises a block."""
@@ -221,11 +236,14 @@ class BatchNorm(Layer):
         if isinstance(x, Constant):
             # Every step has the same statistics, so their K updates of the running ones are one.
             steps = x.num_steps if self.statistics == "step" else 1
-            state, y = self._train(state, x.value, steps)
-            return state, Constant(y, x.num_steps)
-        if self.statistics == "step" and x.shape[0] > 1:
-            return jax.lax.scan(self._train, state, x)
-        return self._train(state, x)
+            batch, y = self._by_batch(x.value)
+            return self._follow(state, batch, steps), Constant(y, x.num_steps)
+        if self.statistics == "block":
+            batch, y = self._by_batch(x)
+            return self._follow(state, batch), y
+        batches, y = jax.vmap(self._by_batch)(x)
+        state, _ = jax.lax.scan(lambda s, b: (self._follow(s, b), None), state, batches)
+        return state, y
 
 
 class Dropout(Layer):
@@ -255,8 +273,8 @@ class Dropout(Layer):
         if not train or self.rate == 0:
             return state, x
         if isinstance(x, Constant):
-            return state, Constant(x.value * state, x.num_steps)
-        return state, x * state[None]
+            return state, Constant(x.value * like(x.value, state), x.num_steps)
+        return state, x * like(x, state)[None]
 
 
 _DECAYS = ("alpha", "beta", "rho")

@@ -37,11 +37,13 @@ class Neuron(NamedTuple):
       params: default parameters; scalars, or arrays that broadcast against the neurons' axes, to learn or to sweep.
       init: `(shape, dtype=float32) -> state`: the state at rest.
       step: `(params, state, current) -> (state, output)`: one time step, the body `lax.scan` wants.
+      elementwise: whether `step` treats every neuron by itself, so that one kernel may run all steps of some of them (`jsnn.fused`).
     """
 
     params: Any
     init: Callable[..., Any]
     step: Callable[[Any, Any, Array], tuple[Any, Array]]
+    elementwise: bool = False
 
 
 def decay(dt: float, tau: ArrayLike) -> ArrayLike:
@@ -171,7 +173,7 @@ def lif(
         fired = jax.lax.stop_gradient(spikes) if detach_reset else spikes
         return LIFState(_apply_reset(reset, v, fired, theta)), spikes
 
-    return Neuron(LIFParams(beta, threshold), init, step)
+    return Neuron(LIFParams(beta, threshold), init, step, elementwise=True)
 
 
 def integrate_and_fire(
@@ -251,7 +253,9 @@ def current_lif(
         )
         return CurrentLIFState(i, new.v), spikes
 
-    return Neuron(CurrentLIFParams(alpha, beta, threshold), init, step)
+    return Neuron(
+        CurrentLIFParams(alpha, beta, threshold), init, step, elementwise=True
+    )
 
 
 class AdaptiveLIFParams(NamedTuple):
@@ -309,7 +313,9 @@ def adaptive_lif(
             _apply_reset(reset, v, fired, theta_t), rho * state.a + spikes
         ), spikes
 
-    return Neuron(AdaptiveLIFParams(beta, threshold, rho, strength), init, step)
+    return Neuron(
+        AdaptiveLIFParams(beta, threshold, rho, strength), init, step, elementwise=True
+    )
 
 
 class LeakyIntegratorParams(NamedTuple):
@@ -332,7 +338,7 @@ def leaky_integrator(*, beta: ArrayLike = 0.9, scale_input: bool = False) -> Neu
         v = beta * state.v + ((1 - beta) * current if scale_input else current)
         return LIFState(v), v
 
-    return Neuron(LeakyIntegratorParams(beta), init, step)
+    return Neuron(LeakyIntegratorParams(beta), init, step, elementwise=True)
 
 
 class RecurrentParams(NamedTuple):

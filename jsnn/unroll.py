@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jsnn import neurons
+from jsnn import fused, neurons
 
 
 @jax.tree_util.register_dataclass
@@ -51,21 +51,43 @@ def per_step(fn: Callable[[Array], Array], x: Signal) -> Signal:
 
 
 def neuron_block(neuron: neurons.Neuron, params: Any) -> Block:
-    """The block of a neuron: its `step` scanned over K. One step is called without a scan."""
+    """The block of a neuron: its `step` scanned over K, or run by one kernel where `fused` pays. One step is called without a scan.
+
+    Outputs have the precision of the input; the state keeps its own. So in a network fed with bfloat16, spikes and synapses are
+    bfloat16 and membranes float32.
+    """
+
+    def step(params: Any, state: Any, x_t: Array) -> tuple[Any, Array]:
+        state, y = neuron.step(params, state, x_t)
+        return state, like(x_t, y)
 
     def block(state: Any, x: Signal) -> tuple[Any, Array]:
-        if num_steps(x) == 1:
-            state, y = neuron.step(
-                params, state, x.value if isinstance(x, Constant) else x[0]
-            )
+        constant = isinstance(x, Constant)
+        steps, x_0 = num_steps(x), x.value if constant else x[0]
+        if steps == 1:
+            state, y = step(params, state, x_0)
             return state, y[None]
-        if isinstance(x, Constant):
+        if neuron.elementwise and fused.pays() and fused.fits(step, params, state, x_0):
+            if constant:
+                return fused.run(step, params, state, x.value, num_steps=steps)
+            return fused.run(step, params, state, x)
+        if constant:
             return jax.lax.scan(
-                lambda s, _: neuron.step(params, s, x.value), state, length=x.num_steps
+                lambda s, _: step(params, s, x.value), state, length=steps
             )
-        return jax.lax.scan(lambda s, x_t: neuron.step(params, s, x_t), state, x)
+        return jax.lax.scan(lambda s, x_t: step(params, s, x_t), state, x)
 
     return block
+
+
+def steps_in_cache() -> int | None:
+    """Steps at a time for convolutional layers: one on a CPU, whose caches then hold what a step needs; all (None) elsewhere, for large products."""
+    return 1 if jax.default_backend() == "cpu" else None
+
+
+def like(x: Array, y: Array) -> Array:
+    """`y` in the floating-point type of `x`."""
+    return y.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else y
 
 
 def _split(x: Signal, size: int) -> tuple[Signal | None, Signal | None]:

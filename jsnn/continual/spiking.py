@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from jsnn import head, layers, training
@@ -29,13 +29,14 @@ def normalise(
     images: Shaped[Array, "B H W C"],
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "B H W C"]:
-    """Pixels in [0, 1], and then with mean and deviation of each channel taken out, if given."""
+    """Pixels in [0, 1], and then with mean and deviation of each channel taken out, if given; in the precision that the network is to run in."""
     x = training.unit_interval(images)
-    if mean is None or std is None:
-        return x
-    shape = (1, 1, 1, -1)
-    return (x - jnp.array(mean).reshape(shape)) / jnp.array(std).reshape(shape)
+    if mean is not None and std is not None:
+        shape = (1, 1, 1, -1)
+        x = (x - jnp.array(mean).reshape(shape)) / jnp.array(std).reshape(shape)
+    return x.astype(dtype)
 
 
 def make_network(
@@ -72,7 +73,8 @@ def make_network(
         return module, features, train and batch_norm == "train"
 
     def finish(module, x: Array, key, num_open: ArrayLike, train: bool) -> Output:
-        """From the features of all steps to an `Output`."""
+        """From the features of all steps to an `Output`, in float32: classes differ by little."""
+        x = x.astype(jnp.float32)
         features = x.mean(0).reshape(x.shape[1], -1)
         # The mean over time commutes with a linear head, which then runs once instead of T times.
         y: Signal = features[None] if read_out == "current" else x

@@ -46,7 +46,7 @@ def cil_cnn(
     neuron: neurons.Neuron | None = None,
     read_out: head.ReadOut = "rate",
     statistics: Literal["step", "block"] = "step",
-    block_size: int | None = 1,
+    block_size: int | None = None,
     remat: bool = False,
     rngs: nnx.Rngs,
 ) -> layers.Sequence:

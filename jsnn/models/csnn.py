@@ -5,6 +5,7 @@ import math
 from flax import nnx
 
 from jsnn import layers, neurons
+from jsnn.unroll import steps_in_cache
 
 
 def _check_shape(image_shape: tuple[int, int, int], num_classes: int) -> None:
@@ -27,7 +28,7 @@ def csnn(
 ) -> layers.Sequence:
     """Conv 32, pool, LIF, conv 64, pool, LIF, dense 512, LIF, dense classes, LIF; 1,630,090 parameters on MNIST.
 
-    Pooling comes before the neuron. The convolutional part runs step by step, so that what it needs stays in the cache;
+    Pooling comes before the neuron. On a CPU the convolutional part runs step by step, so that what it needs stays in the cache;
     the dense part layer by layer, which gathers its products over all time steps. `block_size` and `remat` trade memory for time over both.
     """
     _check_shape(image_shape, num_classes)
@@ -44,7 +45,7 @@ def csnn(
             layers.Conv(32, 64, rngs=rngs),
             layers.MaxPool(),
             spiking(),
-            block_size=1,
+            block_size=steps_in_cache(),
         ),
         layers.Dense((height // 4) * (width // 4) * 64, 512, rngs=rngs),
         spiking(),
