@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peers.dense_inputs import BETA, OUTPUTS, inputs, weights
-from benchmarks.peers.serve import serve
+from benchmarks.peers.serve import jax_memory, serve
 from benchmarks.timing import compile_step
 from jsnn import neurons, surrogate
 from jsnn.unroll import neuron_block, unroll
@@ -74,6 +74,7 @@ def build(work: Work) -> tuple[Any, dict[str, Any]]:
         "backend": jax.default_backend(),
         "outputs": OUTPUTS,
         "versions": {"jax": jax.__version__},
+        "memory": jax_memory(),
     }
     return step, facts
 

@@ -36,12 +36,14 @@ def pays() -> bool:
 def fits(step: Step, params: Any, state: Any, x_t: Array) -> bool:
     """Whether a kernel can hold `step`.
 
-    It sees arguments and constants alone: not the slope of a surrogate that a sweep has traced. And of custom rules of
-    differentiation it takes those whose forward pass is made of plain operations.
+    It sees arguments and constants alone: not the slope of a surrogate that a sweep has traced. Of custom rules of differentiation it
+    takes those whose forward pass is made of plain operations. And every neuron has one output.
     """
     found = jax.make_jaxpr(_opened(step))(params, state, x_t)
-    return not any(isinstance(c, jax.core.Tracer) for c in found.consts) and not any(
-        name.startswith("custom_") for name in _operations(found.jaxpr)
+    return (
+        found.out_avals[-1].shape == x_t.shape
+        and not any(isinstance(c, jax.core.Tracer) for c in found.consts)
+        and not any(name.startswith("custom_") for name in _operations(found.jaxpr))
     )
 
 

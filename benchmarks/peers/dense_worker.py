@@ -103,7 +103,10 @@ def build() -> tuple[Any, dict[str, Any]]:
         return float(total)
 
     versions["torch"] = torch.__version__
-    return step, {"versions": versions, "backend": device}
+    memory = None
+    if device == "cuda":
+        memory = torch.cuda.memory_allocated, torch.cuda.max_memory_allocated
+    return step, {"versions": versions, "backend": device, "memory": memory}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import dense_inputs
-from serve import serve
+from serve import jax_memory, serve
 
 BETA = dense_inputs.BETA
 
@@ -104,7 +104,8 @@ def build() -> tuple[Any, dict[str, Any]]:
         return float(y if work["direction"] == "forward" else y[0])
 
     versions = {library: version(library), "jax": jax.__version__}
-    return step, {"versions": versions, "backend": jax.default_backend()}
+    facts = {"backend": jax.default_backend(), "memory": jax_memory()}
+    return step, {"versions": versions} | facts
 
 
 if __name__ == "__main__":

@@ -46,12 +46,26 @@ def forget_peak() -> None:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
+def jax_memory() -> tuple[Callable[[], int], Callable[[], int]] | None:
+    """Bytes of the first device held now and at most, for `serve`; None where JAX counts none, as on a CPU."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.memory_stats() is None:
+        return None
+    return (
+        lambda: device.memory_stats()["bytes_in_use"],
+        lambda: device.memory_stats()["peak_bytes_in_use"],
+    )
+
+
 def serve(build: Callable[[], tuple[Callable[[], float], dict[str, Any]]]) -> None:
     """Answers on standard output until standard input ends.
 
     Args:
       build: returns the step, which blocks until its work is done and returns a loss or any other number to check it by, and
-        facts for the first answer. An `ImportError` in it is answered as `{"missing": ...}`.
+        facts for the first answer; under `memory` two functions that say how many bytes are held now and at most, where they are
+        not this process's own but an accelerator's. An `ImportError` in it is answered as `{"missing": ...}`.
     """
     # Libraries print; what they print must not get between the answers.
     answers = os.fdopen(os.dup(1), "w")
@@ -66,8 +80,9 @@ def serve(build: Callable[[], tuple[Callable[[], float], dict[str, Any]]]) -> No
     except ImportError as error:
         answer({"missing": str(error)})
         return
+    held, most = facts.pop("memory", None) or (resident_bytes, peak_bytes)
     forget_peak()
-    before, start = resident_bytes(), time.perf_counter()
+    before, start = held(), time.perf_counter()
     check = step()
     warmup = time.perf_counter() - start
     answer(facts | {"check": check, "warmup_seconds": warmup})
@@ -75,4 +90,4 @@ def serve(build: Callable[[], tuple[Callable[[], float], dict[str, Any]]]) -> No
         wall, cpu = time.perf_counter(), time.process_time()
         step()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        answer({"wall": wall, "cpu": cpu, "peak_bytes": peak_bytes() - before})
+        answer({"wall": wall, "cpu": cpu, "peak_bytes": most() - before})
