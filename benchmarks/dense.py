@@ -115,27 +115,35 @@ def compare(cfg: Config, work: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def draw(found: Sequence[dict[str, Any]]) -> Any:
-    """Median seconds against N; of rows for the same library and work the last counts."""
+    """Median seconds against N, a panel for each device and kind of work; of rows for the same library and work the last counts."""
     newest = {
         tuple(
-            row[k] for k in ("network", "direction", "timesteps", "library", "neurons")
+            row[k]
+            for k in (
+                "device",
+                "network",
+                "direction",
+                "timesteps",
+                "library",
+                "neurons",
+            )
         ): row["seconds_median"]
         for row in found
     }
-    panels = list(dict.fromkeys(key[:3] for key in newest))
-    libraries = list(dict.fromkeys(key[3] for key in newest))
+    panels = list(dict.fromkeys(key[:4] for key in newest))
+    libraries = list(dict.fromkeys(key[4] for key in newest))
     columns = min(2, len(panels))
     height = -(-len(panels) // columns)
     with figures.style():
-        figure = figures.new_figure(2.4 * height + 0.3)
+        figure = figures.new_figure(2.6 * height + 0.3)
         axes = list(figure.subplots(height, columns, squeeze=False).flat)
         for ax, panel in zip(axes, panels, strict=False):
-            network, direction, timesteps = panel
+            device, network, direction, timesteps = panel
             for k, library in enumerate(libraries):
                 points = sorted(
-                    (key[4], seconds)
+                    (key[5], seconds)
                     for key, seconds in newest.items()
-                    if key[:4] == (*panel, library)
+                    if key[:5] == (*panel, library)
                 )
                 if points:
                     own = library == "jsnn"
@@ -147,13 +155,14 @@ def draw(found: Sequence[dict[str, Any]]) -> Any:
                         color=figures.COLOURS[_HUES[k % len(_HUES)]],
                         label=library,
                     )
-            sizes = sorted({key[4] for key in newest if key[:3] == panel})
+            sizes = sorted({key[5] for key in newest if key[:4] == panel})
             ax.set_xscale("log", base=2)
             ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
             ax.set_yscale("log")
             ax.set_xlabel("neurons N")
             ax.set_ylabel("seconds")
-            ax.set_title(f"{_TITLES[network]}, T = {timesteps}, {direction}")
+            what = f"{_TITLES[network]}, T = {timesteps}, {direction}"
+            ax.set_title(f"{what}\n{device}")
         for ax in axes[len(panels) :]:
             ax.remove()
         figure.axes[0].legend(fontsize=7)

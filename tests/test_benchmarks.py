@@ -270,7 +270,7 @@ def test_saved_rows_of_dense_layers_are_drawn(tmp_path, monkeypatch):
     cfg = dense.Config(figure=tmp_path / "dense.png", drawn_only=True)
     with pytest.raises(ValueError, match=r"--save"):
         dense.main(cfg)
-    work = {"network": "lif", "direction": "forward", "timesteps": 5}
+    work = {"network": "lif", "direction": "forward", "timesteps": 5, "device": "here"}
     seconds = {("jsnn", 16): 3.0, ("peer", 16): 2.0, ("peer", 64): 9.0}
     saved = [
         work | {"library": library, "neurons": n, "seconds_median": s}
@@ -283,6 +283,8 @@ def test_saved_rows_of_dense_layers_are_drawn(tmp_path, monkeypatch):
     (ax,) = dense.draw([*saved, again]).axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
     assert drawn == {"jsnn": [[16, 1]], "peer": [[16, 2], [64, 9]]}
+    elsewhere = saved[0] | {"device": "there"}
+    assert len(dense.draw([*saved, elsewhere]).axes) == 2
     with pytest.raises(ValueError, match=r"--figure"):
         dense.main(dense.Config(drawn_only=True))
 
