@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array
 
 # Neurons of one kernel instance: one warp, so that even small layers spread over the whole device.
@@ -37,12 +38,14 @@ def fits(step: Step, params: Any, state: Any, x_t: Array) -> bool:
     """Whether a kernel can hold `step`.
 
     It sees arguments and constants alone: not the slope of a surrogate that a sweep has traced. Of custom rules of differentiation it
-    takes those whose forward pass is made of plain operations. And every neuron has one output.
+    takes those whose forward pass is made of plain operations. Every neuron has one output, and there are some; currents are floats.
     """
+    if x_t.size == 0 or not jnp.issubdtype(x_t.dtype, jnp.floating):
+        return False
     found = jax.make_jaxpr(_opened(step))(params, state, x_t)
     return (
         found.out_avals[-1].shape == x_t.shape
-        and not any(isinstance(c, jax.core.Tracer) for c in found.consts)
+        and not any(isinstance(c, Tracer) for c in found.consts)
         and not any(name.startswith("custom_") for name in _operations(found.jaxpr))
     )
 
@@ -85,7 +88,7 @@ def run(
     shape = x.shape if num_steps is not None else x.shape[1:]
     steps = x.shape[0] if num_steps is None else num_steps
     x = x[None] if num_steps is not None else x
-    size = max(1, x[0].size)
+    size = x[0].size
     padded = -(-size // _BLOCK) * _BLOCK
     dtype = jnp.result_type(*jax.tree.leaves(state))
 
@@ -105,7 +108,7 @@ def run(
         state, y = step(params, state, x_t)
         return state, y.astype(x_t.dtype)
 
-    state, y = _loop(
+    found: Any = _loop(
         _Static(cast, steps, interpret),
         jax.tree.map(wide, params),
         jax.tree.map(flat, state),
@@ -115,7 +118,7 @@ def run(
     def unflat(a: Array) -> Array:
         return a[..., :size].reshape(*a.shape[:-1], *shape)
 
-    return jax.tree.map(unflat, (state, y))
+    return jax.tree.map(unflat, found)
 
 
 class _Static:

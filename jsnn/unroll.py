@@ -62,16 +62,15 @@ def neuron_block(neuron: neurons.Neuron, params: Any) -> Block:
         return state, like(x_t, y)
 
     def block(state: Any, x: Signal) -> tuple[Any, Array]:
-        constant = isinstance(x, Constant)
-        steps, x_0 = num_steps(x), x.value if constant else x[0]
+        steps, x_0 = num_steps(x), x.value if isinstance(x, Constant) else x[0]
         if steps == 1:
             state, y = step(params, state, x_0)
             return state, y[None]
         if neuron.elementwise and fused.pays() and fused.fits(step, params, state, x_0):
-            if constant:
+            if isinstance(x, Constant):
                 return fused.run(step, params, state, x.value, num_steps=steps)
             return fused.run(step, params, state, x)
-        if constant:
+        if isinstance(x, Constant):
             return jax.lax.scan(
                 lambda s, _: step(params, s, x.value), state, length=steps
             )

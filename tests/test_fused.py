@@ -123,6 +123,9 @@ def test_what_a_kernel_cannot_hold_is_left_to_the_scan():
         return new, jnp.stack([y, new.v])
 
     assert not fits(neurons.lif(), two_outputs)
+    for odd in (jnp.ones((2, 3), jnp.int32), jnp.ones((2, 0))):
+        neuron = neurons.lif()
+        assert not fused.fits(neuron.step, neuron.params, neuron.init(odd.shape), odd)
 
     @jax.custom_vjp
     def within_itself(u, at_threshold=False):
