@@ -88,6 +88,7 @@ def test_convolution_equals_a_loop_over_pixels():
     close(jax.jit(functools.partial(conv.conv2d, stride=2, padding=1))(x, w), want)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="blocks are for the CPU")
 @pytest.mark.parametrize(
     ("images", "block_images", "blocks"), [(6, 6, 1), (6, 2, 3), (7, 2, 7)]
 )
