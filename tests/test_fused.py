@@ -140,8 +140,9 @@ def test_what_a_kernel_cannot_hold_is_left_to_the_scan():
     assert not neurons.recurrent(neurons.lif(), jnp.eye(3)).elementwise
 
 
-def test_the_kernels_compile_for_cuda():
-    """As far as that goes without a GPU: to the code that the driver is handed."""
+@pytest.mark.parametrize("members", [0, 3])
+def test_the_kernels_compile_for_cuda(members):
+    """As far as that goes without a GPU, to the code that the driver is handed; alone and `vmap`ped."""
     neuron = neurons.current_lif()
 
     def gradient(x):
@@ -152,7 +153,8 @@ def test_the_kernels_compile_for_cuda():
 
         return jax.grad(total)(x)
 
-    traced = jax.jit(gradient).trace(jnp.zeros((20, 2, 40)))
+    x = jnp.zeros((members, 20, 2, 40) if members else (20, 2, 40))
+    traced = jax.jit(jax.vmap(gradient) if members else gradient).trace(x)
     try:
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     except RuntimeError as error:
