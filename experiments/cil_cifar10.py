@@ -131,6 +131,8 @@ class Config(cli.Devices):
     """Images a step; replay adds as many."""
     learning_rate: float = 1e-3
     """Adam's step size."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Over each task: keep the step size (reference), or let it fall to zero along half a cosine."""
     keep_optimizer: bool = False
     """Keep Adam's moments from task to task; the reference makes Adam anew."""
     precision: cli.Precision = "float32"
@@ -262,6 +264,7 @@ def make_learner(
         buffer_size=cfg.buffer,
         batch_norm=cfg.batch_norm,
         keep_optimizer=cfg.keep_optimizer,
+        cosine_epochs=cfg.epochs_per_task if cfg.schedule == "cosine" else None,
         mesh=mesh,
     )
     return learner._replace(settings=_settings(cfg.settings, learner.settings)), build

@@ -98,6 +98,7 @@ class _Parts(NamedTuple):
     optimizer: optax.GradientTransformationExtraArgs
     batch_size: int
     eval_batch_size: int
+    cosine_epochs: int | None
     mesh: Mesh | None
 
 
@@ -114,6 +115,7 @@ def learner(
     batch_norm: BatchNormPolicy = "train",
     keep_optimizer: bool = False,
     adam_decays: tuple[float, float] | None = (0.9, 0.999),
+    cosine_epochs: int | None = None,
     mesh: Mesh | None = None,
 ) -> Learner:
     """Joins network, method and optimiser.
@@ -131,6 +133,7 @@ def learner(
         statistics from the second task on, scale and offset still learning; `"freeze"`: those stand still too.
       keep_optimizer: keep its moments from task to task; otherwise it starts anew each time, as in the reference.
       adam_decays: decays of the Adam inside `optimizer`, for columns that open late; None for another one.
+      cosine_epochs: epochs a task over which updates shrink to nothing along half a cosine; None: they keep their size.
       mesh: devices of this process to cut each batch over; see `jsnn.mesh`.
 
     Raises:
@@ -139,8 +142,9 @@ def learner(
     for name, value in (
         ("batch_size", batch_size),
         ("eval_batch_size", eval_batch_size),
+        ("cosine_epochs", cosine_epochs),
     ):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
     storage = method.storage
     if "buffer" in method.data and storage is not None and storage.step is not None:
@@ -158,6 +162,7 @@ def learner(
         head.growing(optimizer, is_column, adam_decays=adam_decays),
         batch_size,
         eval_batch_size,
+        cosine_epochs,
         mesh,
     )
 
@@ -260,9 +265,9 @@ def _pool(method: Method, state: State, data: Batch, seen: Batch) -> Batch:
 
 
 def _step(
-    parts: _Parts, state: State, settings, batch: Batch, later: bool
+    parts: _Parts, state: State, settings, batch: Batch, size: Array, later: bool
 ) -> tuple[State, StepMetrics]:
-    """One optimiser step."""
+    """One optimiser step, of `size` times the optimiser's own."""
     key, key_after = jax.random.split(_key(state, _STEP, state.step))
     model, scope = state.model, _scope(state)
     update = methods.gradients(
@@ -278,6 +283,7 @@ def _step(
     change, opt_state = parts.optimizer.update(
         update.gradient, state.opt_state, model.params, num_open=scope.num_open
     )
+    change = optax.tree.scale(size, change)
     params = optax.apply_updates(model.params, change)
     memory = methods.after_step(
         parts.method, state.memory, key_after, scope, update, model.params, params
@@ -309,12 +315,20 @@ def _run(
         chosen = order[place % count]
         batch = Batch(pool.images[chosen], pool.labels[chosen], place < count)
         batch = meshes.shard_batch(batch, parts.mesh)
-        state, new = _step(parts, state, settings, batch, later)
+        shrunk = _step_size(parts.cosine_epochs, state.task_step, per_epoch)
+        state, new = _step(parts, state, settings, batch, shrunk, later)
         return state, jax.tree.map(lambda m, x: m.at[i].set(x), metrics, new)
 
     empty = jnp.zeros(MAX_STEPS)
     start = (state, StepMetrics(empty, empty))
     return jax.lax.fori_loop(0, num_steps, body, start)
+
+
+def _step_size(epochs: int | None, step: Array, per_epoch: Array) -> Array:
+    """What is left of the step size after `step` of a task's steps: `(1 + cos(pi step / steps)) / 2`."""
+    if epochs is None:
+        return jnp.ones(())
+    return (1 + jnp.cos(jnp.pi * jnp.minimum(step / (epochs * per_epoch), 1))) / 2
 
 
 def _end(parts: _Parts, state: State, settings, data: Batch, later: bool) -> State:
