@@ -35,7 +35,7 @@ def samples(seed, per_class):
 TRAIN, TEST = samples(0, 12), samples(1, 4)
 
 
-def make(method, **options):
+def make(method, optimizer=None, **options):
     def build(key, capacity):
         return cil_mlp((SIDE, SIDE, 1), capacity, hidden=(16,), rngs=nnx.Rngs(key))
 
@@ -48,7 +48,7 @@ def make(method, **options):
         build,
         network,
         method,
-        optax.adam(1e-2),
+        optimizer or optax.adam(1e-2),
         image=TRAIN.images[0],
         batch_size=8,
         eval_batch_size=3,
@@ -207,3 +207,29 @@ def test_forward_transfer_has_something_to_compare_with(er):
     assert 0 <= at_random[0] <= 1
     assert np.isnan(at_random[1])
     assert at_random[2] == 1
+
+
+def test_the_step_size_falls_along_half_a_cosine_and_begins_anew_with_each_task(
+    tmp_path,
+):
+    """With an optimiser whose own steps are all ones, a parameter moves by the sum of what is left of them."""
+    ones = optax.stateless(lambda updates, _: jax.tree.map(jnp.ones_like, updates))
+    moved = []
+    for name, tasks in (("one", [[0, 1, 2]]), ("two", [[0, 1, 2], [3, 4]])):
+        chosen = make(methods.get("naive"), ones, adam_decays=None, cosine_epochs=3)
+        start = chosen.init(jax.random.key(0), CLASSES, len(TRAIN.labels))
+        options = {"capacity": CLASSES}
+        result, _ = drive(tmp_path / name, chosen, stream(tasks), **options)
+        first = [jax.tree.leaves(s.model.params)[0] for s in (result.state, start)]
+        moved.append(np.asarray(first[0] - first[1]))
+    # 36 samples make 5 batches of 8 an epoch, 24 make 3.
+    left = [
+        sum((1 + np.cos(np.pi * k / n)) / 2 for k in range(n)) for n in (3 * 5, 3 * 3)
+    ]
+    np.testing.assert_allclose(moved[0], left[0], rtol=1e-5)
+    np.testing.assert_allclose(moved[1], sum(left), rtol=1e-5)
+
+
+def test_a_cosine_over_no_epoch_is_refused():
+    with pytest.raises(ValueError, match="`cosine_epochs` must be at least 1, got 0"):
+        make(methods.get("naive"), cosine_epochs=0)
