@@ -19,6 +19,7 @@ from benchmarks import (
     neurons,
     processes,
     rows,
+    scaling,
     stdp,
     sweep,
     timing,
@@ -310,6 +311,20 @@ def test_sweep_against_runs_in_turn(monkeypatch):
     assert row["ratio_anew"] == pytest.approx(
         row["seconds_one_program"] / row["seconds_anew"]
     )
+
+
+def test_scaling_does_the_same_work_on_more_devices(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    cfg = scaling.Config(
+        devices=(1, 2), scaling=("strong",), timesteps=2, batch_size=2, rounds=1
+    )
+    one, two = scaling.main(cfg)
+    assert one["efficiency"] == 1
+    assert two["efficiency"] == pytest.approx(
+        one["seconds_median"] / two["seconds_median"] / 2
+    )
+    assert one["check"] == pytest.approx(two["check"], abs=1e-5)
 
 
 TINY_STDP = stdp.Config(images=6, blocks=(2,), rounds=1, min_seconds=0.01)
