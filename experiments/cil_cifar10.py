@@ -139,6 +139,8 @@ class Config(cli.Devices):
     """Of spikes and synapses; parameters, membranes and the head stay in float32. bfloat16 pays on GPU and TPU."""
     augment: bool = False
     """Shift and mirror training images (colour), or shift and turn them (grey)."""
+    augment_share: float = 1.0
+    """Share of the training images that --augment changes, drawn anew at each use; turning blurs, and test images are sharp."""
     capacity: int | None = None
     """Columns of the head at the start, doubled as needed; as many as the stream needs if omitted."""
     evaluate_unseen: bool = False
@@ -170,6 +172,10 @@ class Config(cli.Devices):
                 raise ValueError(
                     f"`--{name.replace('_', '-')}` must be at least {least}, got {value}."
                 )
+        if not 0 < self.augment_share <= 1:
+            raise ValueError(
+                f"`--augment-share` must lie above 0 and be at most 1, got {self.augment_share}."
+            )
         if not self.learning_rate > 0:
             raise ValueError(
                 f"`--learning-rate` must be positive, got {self.learning_rate}."
@@ -225,6 +231,14 @@ def _augment_grey(key, images):
     return jnp.round(255 * x).astype(jnp.uint8) if images.dtype == jnp.uint8 else x
 
 
+def _for_some(change, share: float):
+    def changed(key, images):
+        key_change, key_some = jax.random.split(key)
+        return augment.some(key_some, share, change(key_change, images), images)
+
+    return changed
+
+
 def make_learner(
     cfg: Config, image: np.ndarray, mesh: Mesh | None = None
 ) -> tuple[continual.Learner, Any]:
@@ -236,6 +250,8 @@ def make_learner(
     build = make_build(cfg, image.shape)
     mean, std = STATISTICS.get(cfg.data, (None, None))
     change = augment.crop_and_flip if image.shape[2] == 3 else _augment_grey
+    if cfg.augment_share < 1:
+        change = _for_some(change, cfg.augment_share)
     make_network = functools.partial(
         spiking.make_network,
         num_steps=cfg.timesteps,

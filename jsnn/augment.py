@@ -66,3 +66,12 @@ def crop_and_flip(
     )(jnp.pad(images, edges), corner)
     flip = jax.random.bernoulli(key_flip, shape=(len(images), 1, 1, 1))
     return jnp.where(flip, cut[:, :, ::-1], cut)
+
+
+def some(key: Array, share: ArrayLike, changed: Array, images: Array) -> Array:
+    """`changed` for a share of the images, drawn one by one, and the rest of `images` as they are.
+
+    Interpolation blurs, and a network that never sees a sharp image in training may misread those of the test.
+    """
+    drawn = jax.random.bernoulli(key, share, (len(images),))
+    return jnp.where(drawn.reshape(-1, *[1] * (images.ndim - 1)), changed, images)
