@@ -59,3 +59,15 @@ def test_each_seed_its_own_draw_under_vmap(key):
     for one, k in zip(together, keys, strict=True):
         np.testing.assert_allclose(one, change(k), atol=1e-5)
     assert not np.allclose(together[0], together[1])
+
+
+def test_a_share_is_changed_and_the_rest_left_alone(key):
+    images = jax.random.bits(key, (2000, 3, 2, 1), jnp.uint8)
+    mixed = np.asarray(augment.some(key, 0.3, images + 1, images))
+    assert mixed.dtype == np.uint8
+    step = (mixed - np.asarray(images)).reshape(2000, -1)
+    assert (step == step[:, :1]).all()  # whole images, either way
+    assert set(np.unique(step)) == {0, 1}
+    assert abs(step[:, 0].mean() - 0.3) < 0.041  # four standard errors
+    every = augment.some(key, 1.0, images + 1, images)
+    np.testing.assert_array_equal(every, images + 1)

@@ -51,6 +51,7 @@ def test_reference_recipe_is_the_reference():
     assert (cfg.learning_rate, cfg.width, cfg.read_out) == (1e-3, 64, "rate")
     assert (cfg.batch_norm, cfg.statistics) == ("reference", "step")
     assert not cfg.keep_optimizer
+    assert cfg.schedule == "constant"
     assert not cfg.augment
     assert cfg.class_order is None
     image = np.zeros((32, 32, 3), np.uint8)
@@ -83,6 +84,8 @@ def test_every_method_makes_a_learner(augment):
         ({"epochs_per_task": 0}, "--epochs-per-task"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"capacity": 0}, "--capacity"),
+        ({"augment_share": 0.0}, "--augment-share"),
+        ({"augment_share": 1.5}, "--augment-share"),
     ],
 )
 def test_numbers_out_of_range(flags, words):
