@@ -51,7 +51,8 @@ def init(cfg: "Settings", key: Array) -> dict[str, Array]:
     ratio = 200 / cfg.hidden
     params = {
         "hidden": 1.8 + 0.78 * jax.random.normal(k_hidden, first),
-        "output": 0.93 * ratio + 0.1 * ratio**0.5 * jax.random.normal(k_output, second),
+        "output": cfg.output_scale
+        * (0.93 * ratio + 0.1 * ratio**0.5 * jax.random.normal(k_output, second)),
     }
     if cfg.delays:
         params["hidden_delay"] = -0.7 + 0.7 * jax.random.normal(k_first, first)

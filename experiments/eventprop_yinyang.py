@@ -43,6 +43,8 @@ class Config(cli.Devices):
     """Learn a delay for each synapse of both layers."""
     max_delay: float = 10.0
     """Longest delay that can be learnt."""
+    output_scale: float = 1.0
+    """Factor on the initial weights of the output: the smaller, the more hidden spikes it waits for."""
     seed: int = 0
     """First seed; it decides initial weights and the order of samples. The data are the published ones."""
     seeds: int = 1
@@ -107,7 +109,14 @@ class Config(cli.Devices):
         for name in (*whole, "num_train"):
             cli.check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
         positive = ("lr", "lr_decay", "T", "dt", "tau_m", "tau_s", "t_max")
-        for name in (*positive, "tau_softmax", "tau_early", "max_delay", "min_slope"):
+        for name in (
+            *positive,
+            "tau_softmax",
+            "tau_early",
+            "max_delay",
+            "min_slope",
+            "output_scale",
+        ):
             cli.check(name, getattr(self, name), lambda x: x > 0, "be positive")
         for name in ("alpha", "lift"):
             cli.check(name, getattr(self, name), lambda x: x >= 0, "not be negative")
