@@ -126,6 +126,15 @@ def test_lift_raises_neurons_that_no_point_woke(solver):
     assert eventprop_points.make_task(config(hidden=6)).init(key).rest == ()
 
 
+def test_the_outputs_initial_weights_are_scaled_and_nothing_else():
+    key = jax.random.key(0)
+    whole = eventprop_points.init(config(hidden=6, delays=True), key)
+    scaled = eventprop_points.init(config(hidden=6, delays=True, output_scale=0.5), key)
+    for name, value in whole.items():
+        factor = 0.5 if name == "output" else 1.0
+        np.testing.assert_allclose(scaled[name], factor * value, rtol=1e-6)
+
+
 def test_a_budget_that_is_too_small_is_named(tmp_path):
     cfg = Config(out=tmp_path, solver="events", max_spikes=1, max_events=1, **TINY)
     with pytest.raises(FloatingPointError, match=r"--max-spikes 1.*--max-events 1"):
@@ -140,6 +149,7 @@ def test_a_budget_that_is_too_small_is_named(tmp_path):
         ({"dt": -1.0}, ["--dt", "positive", "-1.0"]),
         ({"lr": float("nan")}, ["--lr", "positive", "nan"]),
         ({"alpha": -1.0}, ["--alpha", "negative", "-1.0"]),
+        ({"output_scale": 0.0}, ["--output-scale", "positive", "0.0"]),
         ({"t_max": 40.0}, ["--t-max", "--T", "40.0"]),
         ({"dt": 30.0}, ["--T", "--dt", "30.0"]),
     ],
