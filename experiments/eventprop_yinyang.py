@@ -2,7 +2,7 @@
 
     python -m experiments.eventprop_yinyang --out runs/grid --solver grid --seeds 10
     python -m experiments.eventprop_yinyang --out runs/events --solver events --seeds 10
-    python -m experiments.eventprop_yinyang --out runs/delays --solver events --hidden 30 --delays --max-delay 30 --T 60 --output-scale 0.4 --lr 0.01 --seeds 10
+    python -m experiments.eventprop_yinyang --out runs/delays --solver events --hidden 30 --delays --max-delay 30 --max-spikes 7 --T 60 --output-scale 0.4 --lr 0.01 --seeds 10
 
 Four coordinates are spike times, a fifth input is the bias. One hidden layer; the output neuron that spikes first names the class. Both
 solvers start from the same weights and have the same loss, so their results may be compared seed by seed. docs/eventprop.md lists them.
