@@ -31,7 +31,7 @@ Direction = Literal["forward", "forward+backward"]
 Peer = Literal["snntorch", "spikingjelly", "norse", "spyx", "jaxpike"]
 _IN_JAX = ("spyx", "jaxpike")
 _SCRIPTS = pathlib.Path(__file__).parent / "peers"
-_HUES = ("blue", "orange", "green", "muted", "ink")
+_HUES = ("orange", "green", "muted", "ink")  # blue is this library
 _TITLES = {
     "linear_lif": "Linear(N, N) and LIF",
     "lif": "LIF alone",
@@ -152,7 +152,7 @@ def draw(found: Sequence[dict[str, Any]]) -> Any:
                         marker="os^Dvx"[k % 6],
                         ms=4,
                         lw=2 if own else 1,
-                        color=figures.COLOURS[_HUES[k % len(_HUES)]],
+                        color=figures.COLOURS["blue" if own else _HUES[k % len(_HUES)]],
                         label=library,
                     )
             sizes = sorted({key[5] for key in newest if key[:4] == panel})
@@ -161,11 +161,15 @@ def draw(found: Sequence[dict[str, Any]]) -> Any:
             ax.set_yscale("log")
             ax.set_xlabel("neurons N")
             ax.set_ylabel("seconds")
-            what = f"{_TITLES[network]}, T = {timesteps}, {direction}"
-            ax.set_title(f"{what}\n{device}")
+            ax.set_title(f"{_TITLES[network]}, T = {timesteps}\n{direction}\n{device}")
         for ax in axes[len(panels) :]:
             ax.remove()
-        figure.axes[0].legend(fontsize=7)
+        named = {  # not every library is in every panel
+            label: line
+            for ax in figure.axes
+            for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        figure.axes[0].legend(named.values(), named.keys(), fontsize=7)
     return figure
 
 
