@@ -108,15 +108,9 @@ class Config(cli.Devices):
         )
         for name in (*whole, "num_train"):
             cli.check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
-        positive = ("lr", "lr_decay", "T", "dt", "tau_m", "tau_s", "t_max")
-        for name in (
-            *positive,
-            "tau_softmax",
-            "tau_early",
-            "max_delay",
-            "min_slope",
-            "output_scale",
-        ):
+        times = ("T", "dt", "tau_m", "tau_s", "t_max", "tau_softmax", "tau_early")
+        factors = ("lr", "lr_decay", "min_slope", "output_scale")
+        for name in (*times, "max_delay", *factors):
             cli.check(name, getattr(self, name), lambda x: x > 0, "be positive")
         for name in ("alpha", "lift"):
             cli.check(name, getattr(self, name), lambda x: x >= 0, "not be negative")
