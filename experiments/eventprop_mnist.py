@@ -41,6 +41,7 @@ _LATENCY: dict[str, Any] = {
     "kick": 0.0,
     "hidden": 350,
     "dropout": 0.2,
+    "shift": 0,
     "read_out": "max",
     "min_slope": 1.0,
 }
@@ -59,6 +60,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "kick": 0.1,
         "hidden": 0,
         "dropout": 0.0,
+        "shift": 0,
     },
     "deep": _LATENCY | {"epochs": 30},
     "recurrent": _LATENCY | {"epochs": 15, "hidden": 128},
@@ -72,6 +74,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lr_decay": 0.8,
         "hidden": 16,
         "dropout": 0.05,
+        "shift": 1,
         "read_out": "mean",
     },
 }
@@ -129,6 +132,8 @@ class Config(cli.Devices):
     """Hidden neurons (deep 350, recurrent 128), or channels of the first convolution (16); the second has twice as many."""
     dropout: float | None = None
     """Fraction of the input spikes dropped in training (reference 0, conv 0.05, others 0.2)."""
+    shift: int | None = None
+    """Largest shift of the training images along either axis, in whole pixels, drawn anew at each use (conv 1, others 0)."""
     read_out: Literal["max", "mean", "weighted"] | None = None
     """What counts of the output membranes: their largest value, their mean, or a mean that weighs early times more (conv mean, others max; not for reference)."""
     min_slope: float | None = None
@@ -165,7 +170,7 @@ class Config(cli.Devices):
             "min_slope",
         ):
             cli.check(name, getattr(self, name), lambda x: x > 0, "be positive")
-        for name in ("alpha", "kick"):
+        for name in ("alpha", "kick", "shift"):
             cli.check(name, getattr(self, name), lambda x: x >= 0, "not be negative")
         cli.check("dropout", self.dropout, lambda x: 0 <= x < 1, "lie in [0, 1)")
         if self.recipe == "reference" and (
@@ -233,6 +238,10 @@ def _trainer(
     mesh: Mesh | None = None,
 ) -> tuple[training.Trainer, networks.Design]:
     """The same for a resolved configuration, whose numbers a sweep may have traced."""
+    if settings.shift >= min(image_shape[:2]):
+        raise ValueError(
+            f"`--shift` must be less than the images' {min(image_shape[:2])} pixels, got {settings.shift}."
+        )
     design = networks.DESIGNS[settings.recipe](settings, image_shape, num_classes)
     keep = settings.recipe == "reference"
     steps_per_epoch = (

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jsnn import training
+from jsnn import augment, training
 from jsnn.eventprop import latency, losses, network, regularise, traces
 from jsnn.eventprop.flow import LIFParams, LIParams
 from jsnn.eventprop.spikes import OccupiedSpikes, TimedSpikes
@@ -33,6 +33,7 @@ class Settings(Protocol):
     beta: float
     kick: float
     dropout: float
+    shift: int
     hidden: int
     read_out: str
     min_slope: float
@@ -229,6 +230,8 @@ def make_task(cfg: Settings, design: Design) -> training.Task:
 
     def loss(model, key, images, labels):
         params, lift = model
+        if cfg.shift:
+            images = augment.shift(jax.random.fold_in(key, 1), images, cfg.shift)
         x = design.encode(training.unit_interval(images), key)
         if cfg.kick:
             fixed = jax.lax.stop_gradient(params)

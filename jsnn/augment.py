@@ -53,17 +53,24 @@ def random_affine(
     return jax.vmap(one)(images, cos, sin, inverse_y, inverse_x, slant, dy, dx)
 
 
+def shift(
+    key: Array, images: Shaped[Array, "B H W C"], pixels: int
+) -> Shaped[Array, "B H W C"]:
+    """Each image moved by its own draw of up to `pixels` whole pixels either way along each axis, with zeros outside; sharp images stay sharp."""
+    size = images.shape[1:]
+    edges = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
+    corner = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1)
+    return jax.vmap(
+        lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), size)
+    )(jnp.pad(images, edges), corner)
+
+
 def crop_and_flip(
     key: Array, images: Shaped[Array, "B H W C"], pad: int = 4
 ) -> Shaped[Array, "B H W C"]:
     """Each image shifted by up to `pad` pixels either way, with zeros outside, and mirrored every other time."""
     key_shift, key_flip = jax.random.split(key)
-    size = images.shape[1:]
-    edges = ((0, 0), (pad, pad), (pad, pad), (0, 0))
-    corner = jax.random.randint(key_shift, (len(images), 2), 0, 2 * pad + 1)
-    cut = jax.vmap(
-        lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), size)
-    )(jnp.pad(images, edges), corner)
+    cut = shift(key_shift, images, pad)
     flip = jax.random.bernoulli(key_flip, shape=(len(images), 1, 1, 1))
     return jnp.where(flip, cut[:, :, ::-1], cut)
 

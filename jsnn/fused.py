@@ -43,16 +43,27 @@ def fits(step: Step, params: Any, state: Any, x_t: Array) -> bool:
     if x_t.size == 0 or not jnp.issubdtype(x_t.dtype, jnp.floating):
         return False
     found = jax.make_jaxpr(_opened(step))(params, state, x_t)
-    return (
-        found.out_avals[-1].shape == x_t.shape
-        and not any(isinstance(c, Tracer) for c in found.consts)
-        and not any(name.startswith("custom_") for name in _operations(found.jaxpr))
-    )
+    if found.out_avals[-1].shape != x_t.shape:
+        return False
+    both = found, jax.make_jaxpr(_there_and_back(step))(params, state, x_t)
+    return not any(
+        isinstance(constant, Tracer) for each in both for constant in each.consts
+    ) and not any(name.startswith("custom_") for name in _operations(found.jaxpr))
 
 
 def _opened(step: Step) -> Step:
     """Differentiated, though the derivative is thrown away: so custom rules, which kernels cannot call, are replaced by their forward passes."""
     return lambda *args: jax.vjp(step, *args)[0]
+
+
+def _there_and_back(step: Step) -> Callable[..., Any]:
+    """Both passes of a step: what a surrogate's backward pass alone holds on to shows only here."""
+
+    def run(*args):
+        out, pull = jax.vjp(step, *args)
+        return pull(jax.tree.map(jnp.ones_like, out))
+
+    return run
 
 
 def _operations(jaxpr: Any) -> Iterator[str]:

@@ -25,6 +25,18 @@ def test_shifts_move_the_image_by_their_draw(key):
     assert len(np.unique(centres.round(4), axis=0)) == 50
 
 
+def test_whole_shifts_move_every_pixel_alike(key):
+    """All 25 displacements of up to two pixels occur, each image is a cut of its frame of zeros, and bytes stay bytes."""
+    image = np.random.default_rng(0).integers(1, 256, (7, 8, 2), np.uint8)
+    framed = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+    moved = augment.shift(key, jnp.asarray(np.repeat(image[None], 500, 0)), 2)
+    assert moved.dtype == jnp.uint8
+    cuts = np.stack([framed[y : y + 7, x : x + 8] for y in range(5) for x in range(5)])
+    equal = (np.asarray(moved)[:, None] == cuts).all((2, 3, 4))
+    assert (equal.sum(1) == 1).all()
+    assert equal.any(0).all()
+
+
 def test_a_turn_equals_scipys(key):
     """One image, rotation alone: the angle is recovered by trying all of them with scipy's own bilinear rotation."""
     y, x = np.mgrid[:28, :28]

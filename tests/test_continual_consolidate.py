@@ -157,7 +157,7 @@ def test_no_weight_is_naive_to_the_bit(name, strength, key):
     none = {**settings, "consolidate": {**settings["consolidate"], "strength": 0.0}}
     _, plain = toy.run(get("naive"), key, num_steps=20)[-1]
     memory, model = toy.run(method, key, settings=none, num_steps=20)[-1]
-    jax.tree.map(np.testing.assert_array_equal, model.params, plain.params)
+    toy.assert_same(model.params, plain.params)
     assert (
         max(x.max() for x in jax.tree.leaves(memory.slots["consolidate"].importance))
         > 0

@@ -193,7 +193,7 @@ def test_no_weight_is_naive_to_the_bit(key):
     method = get("der++")
     none = {"classify": {}, "match": {"alpha": 0.0}, "replay": {"beta": 0.0}}
     _, model = toy.run(method, key, settings=none, num_steps=20)[-1]
-    jax.tree.map(np.testing.assert_array_equal, model.params, plain.params)
+    toy.assert_same(model.params, plain.params)
     _, other = toy.run(method, key, num_steps=20)[-1]
     assert not np.array_equal(other.params["v"], plain.params["v"])
 

@@ -200,6 +200,7 @@ def test_seeds_in_one_program_are_those_of_single_runs():
         ({"dt": 0.0}, ["--dt", "positive", "0.0"]),
         ({"lr": float("nan")}, ["--lr", "positive", "nan"]),
         ({"tau_m": -1.0}, ["--tau-m", "positive", "-1.0"]),
+        ({"shift": -1}, ["--shift", "not be negative", "-1"]),
         ({"dropout": 1.0}, ["--dropout", "[0, 1)", "1.0"]),
         ({"kick": 0.1}, ["--kick", "reference", "0.1", "deep"]),
         ({"recipe": "reference", "hidden": 10}, ["--hidden", "reference"]),
@@ -219,6 +220,7 @@ def test_flags_out_of_range_fail_before_anything_else(tmp_path, flags, words):
         ({"T": 1.0}, ["--T", "2 steps", "1.0"]),
         ({"recipe": "conv"}, ["--recipe conv", "9 by 9", "8 by 8"]),
         ({"batch_size": 5000}, ["batch_size", "1437", "5000"]),
+        ({"shift": 8}, ["--shift", "8 pixels", "got 8"]),
     ],
 )
 def test_impossible_settings_fail_before_a_run_is_made(tmp_path, flags, words):

@@ -110,13 +110,13 @@ def test_what_a_kernel_cannot_hold_is_left_to_the_scan():
 
     traced = []
 
-    @jax.jit
     def sweep(slope):
         traced.append(fits(neurons.lif(spike_fn=surrogate.fast_sigmoid(slope))))
         return slope
 
-    sweep(25.0)
-    assert traced == [False]
+    jax.jit(sweep)(25.0)
+    jax.vmap(sweep)(jnp.arange(1.0, 3.0))
+    assert traced == [False, False]
 
     def two_outputs(params, state, x_t):
         new, y = neurons.lif().step(params, state, x_t)

@@ -73,6 +73,7 @@ def products(shape, outputs, dtype=np.float32, **options):
     return text.count("batching_dims = [0] x [0]")
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU has cuDNN")
 def test_convolutions_with_channels_enough_take_it():
     # One each for the output and both gradients.
     assert products((2, 16, 16, 64), 128) == 3

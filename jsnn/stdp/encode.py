@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt8
 
 from jsnn.stdp import filters
-from jsnn.stdp.waves import check_num_steps
+from jsnn.stdp.waves import check_num_steps, product
 
 _CHUNK = 50  # images filtered at a time
 
@@ -29,7 +29,7 @@ def normalise_locally(
         raise ValueError(f"`radius` must not be negative, got {radius}.")
     side = 2 * radius + 1
     rows, columns = (_band(n, radius, responses.dtype) for n in responses.shape[-2:])
-    total = rows @ responses @ columns
+    total = product(product(rows, responses), columns)
     return responses / (total / (side * side) + eps)
 
 

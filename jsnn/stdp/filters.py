@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
@@ -175,5 +176,5 @@ def _correlate(
     offset = np.arange(x.shape[2])[:, None] - np.arange(width)[None]
     inside = (offset >= 0) & (offset < side)
     band = jnp.where(inside, kernels[:, :, np.clip(offset, 0, side - 1)], 0.0)
-    out = jnp.einsum("nhiu,kiuw->nkhw", strips, band)
+    out = jnp.einsum("nhiu,kiuw->nkhw", strips, band, precision=lax.Precision.HIGHEST)
     return out.reshape(-1, count, height, width)

@@ -227,7 +227,9 @@ def decide(
     seen = waves.patches(image, spec.kernel).astype(weights.dtype)
     seen = seen.reshape(weights.shape[1], spec.kernel**2, -1)
     # Tap by tap, and then their sum: more exact than one sum over thousands of synapses.
-    parts = jnp.einsum("kfc,ckp->kfp", by_tap(weights), seen)
+    parts = jnp.einsum(
+        "kfc,ckp->kfp", by_tap(weights), seen, precision=lax.Precision.HIGHEST
+    )
     return _strongest(spec, parts.sum(0), size)
 
 

@@ -19,8 +19,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from jsnn.stdp.waves import check_num_steps, first_argmax
-from jsnn.stdp.winners import Winners, check_competition
+from jsnn.stdp.waves import check_num_steps, first_argmax, product
+from jsnn.stdp.winners import Winners, check_competition, near
 
 # The bound on potentials and the potentials are rounded differently; the margin is many times that of the longest sums.
 _MARGIN = 1 + 1e-3
@@ -151,8 +151,8 @@ def _ranks(able: Bool[Array, "H W"]) -> Int[Array, "HW"]:
     """How many are able up to each position, row by row: small products, where a cumulative sum would be a chain."""
     height, width = able.shape
     x = able.astype(jnp.float32)
-    within = x @ jnp.triu(jnp.ones((width, width)))
-    above = jnp.tril(jnp.ones((height, height)), -1) @ within[:, -1:]
+    within = product(x, jnp.triu(jnp.ones((width, width))))
+    above = product(jnp.tril(jnp.ones((height, height)), -1), within[:, -1:])
     return (within + above).ravel().astype(jnp.int32)
 
 
@@ -179,7 +179,7 @@ def _evaluate(weights, words, able, theta, chunk) -> _Slice:
             out_axes=-1,
         )(row, column)
         seen = _unpack(windows, channels).reshape(-1, chunk).astype(flat.dtype)
-        potential = flat @ seen
+        potential = product(flat, seen)
         best = potential.max(0)
         feature = first_argmax(potential, best)
         keys = (feature << _FEATURE) | (row << _ROW) | column
@@ -218,10 +218,8 @@ def _pick(race, keys, values, radius) -> _Race:
         feature, row, column = _unpacked(key)
         out, settled = features == feature, race.settled
         if radius:
-            out |= (abs(rows - row) <= radius) & (abs(columns - column) <= radius)
-            settled |= (abs(all_rows - row) <= radius) & (
-                abs(all_columns - column) <= radius
-            )
+            out |= near(rows, row, radius) & near(columns, column, radius)
+            settled |= near(all_rows, row, radius) & near(all_columns, column, radius)
         values = jnp.where(out, 0, values)
         race = race._replace(
             settled=settled,

@@ -7,6 +7,8 @@ also more exact than one sum over thousands of synapses, most of whose weights s
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jsnn.stdp.waves import product
+
 
 def by_tap(weights: Float[Array, "F C k k"]) -> Float[Array, "k2 F C"]:
     """Weights tap by tap, row by row of the kernel."""
@@ -39,7 +41,7 @@ def potentials(
         if top >= bottom or left >= end:
             continue
         seen = x[:, top + down : bottom + down, left + right : end + right]
-        part = taps[tap] @ seen.reshape(x.shape[0], -1)
+        part = product(taps[tap], seen.reshape(x.shape[0], -1))
         part = part.reshape(-1, bottom - top, end - left, images)
         out = out.at[:, top:bottom, left:end].add(part)
     return out
@@ -51,7 +53,7 @@ def row_potentials(
     """Potentials of R features on one image: what every tap makes of every pixel, as one product, shifted and added."""
     channels, height, width = image.shape
     sides = (height + 2 * pad - kernel + 1, width + 2 * pad - kernel + 1)
-    every = rows.reshape(-1, channels) @ image.reshape(channels, -1)
+    every = product(rows.reshape(-1, channels), image.reshape(channels, -1))
     every = every.reshape(kernel * kernel, -1, height, width)
     edges = ((0, 0), (0, 0), (pad, pad), (pad, pad))
     every = jnp.pad(every, edges)

@@ -12,6 +12,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jsnn.stdp.waves import product
+
 Pairing = Literal["all", "nearest"]
 
 
@@ -190,7 +192,7 @@ def homeostatic_step(
     p = _floats(params)
     trace = jnp.maximum(state.pre * jnp.exp(-dt / p.tau_pre), pre)
     others = state.spikes.sum() - state.spikes
-    v = state.membrane * jnp.exp(-dt / p.tau_membrane) + pre @ state.weights
+    v = state.membrane * jnp.exp(-dt / p.tau_membrane) + product(pre, state.weights)
     v = v - p.inhibition * others
     spikes = (v > p.threshold + state.theta).astype(v.dtype)
     theta = state.theta * jnp.exp(-dt / p.tau_theta) + p.theta_plus * spikes

@@ -105,6 +105,11 @@ def patches(image: Array, kernel: int) -> Array:
     return jnp.stack(taps, axis=1).reshape(channels * kernel * kernel, h * w)
 
 
+def product(a: Array, b: Array) -> Array:
+    """Matrix product with nothing rounded on the way: potentials are compared, and the products that JAX takes on recent GPUs keep three digits of a weight."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
 def potentials(
     weights: Float[Array, "F C k k"], times: UInt8[Array, "C H W"], step: ArrayLike
 ) -> Float[Array, "F H2 W2"]:
@@ -113,7 +118,7 @@ def potentials(
     side = [n - kernel + 1 for n in times.shape[1:]]
     seen = patches(times, kernel) <= jnp.asarray(step, jnp.uint8)
     flat = weights.reshape(weights.shape[0], -1)
-    return (flat @ seen.astype(flat.dtype)).reshape(-1, *side)
+    return product(flat, seen.astype(flat.dtype)).reshape(-1, *side)
 
 
 def fire(
@@ -134,7 +139,7 @@ def fire(
 
     def step(t, count):
         wave = (seen <= t.astype(jnp.uint8)).astype(flat.dtype)
-        return count + (flat @ wave <= theta).astype(jnp.uint8)
+        return count + (product(flat, wave) <= theta).astype(jnp.uint8)
 
     silent = jnp.zeros((flat.shape[0], seen.shape[1]), jnp.uint8)
     return lax.fori_loop(0, num_steps, step, silent).reshape(-1, *side)
@@ -147,7 +152,7 @@ def fire_at_last(
     kernel = weights.shape[-1]
     side = [n - kernel + 1 for n in active.shape[1:]]
     flat = weights.reshape(weights.shape[0], -1)
-    potential = flat @ patches(active, kernel).astype(flat.dtype)
+    potential = product(flat, patches(active, kernel).astype(flat.dtype))
     return (potential > jnp.asarray(threshold, flat.dtype)).reshape(-1, *side)
 
 
@@ -170,7 +175,8 @@ def first_crossing(
     def halve(_, carry):
         low, high, features, values = carry
         middle = (low + high) // 2
-        potential = flat @ (seen <= middle.astype(jnp.uint8)[None]).astype(flat.dtype)
+        wave = (seen <= middle.astype(jnp.uint8)[None]).astype(flat.dtype)
+        potential = product(flat, wave)
         best = potential.max(0)
         crosses = (best > theta) & (low < high)
         features = jnp.where(crosses, first_argmax(potential, best), features)
