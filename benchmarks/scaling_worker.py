@@ -40,7 +40,8 @@ def build(work: Work) -> tuple[Any, dict[str, Any]]:
     net = workload.reference(work.timesteps, work.batch_size)
 
     def cut(state, images, labels):
-        return net.step(state, *meshes.shard_batch((images, labels), mesh))
+        with meshes.scope(mesh):
+            return net.step(state, *meshes.shard_batch((images, labels), mesh))
 
     everywhere = meshes.replicated(mesh)
     state = jax.device_put(jax.jit(net.init)(net.params), everywhere)

@@ -8,6 +8,7 @@ Several processes run the same program; they agree on what depends on a clock (`
 Reference: https://docs.jax.dev/en/latest/sharded-computation.html and .../multi_process.html
 """
 
+import contextlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
 
@@ -77,6 +78,32 @@ def shard_batch(tree: Any, mesh: Mesh | None) -> Any:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
     return jax.tree.map(cut, tree)
+
+
+def scope(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """While a step is traced: tells `by_device`, deep inside the layers, that batches are cut over `mesh`."""
+    if mesh is None:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def by_device(fn: Callable[[jax.Array], jax.Array], x: jax.Array, *, axis: int = 0):
+    """`fn(x)`, each device taking its own part of the batch: for what treats samples one by one, but merges or cuts the batch's axis on the way.
+
+    XLA follows a cut along B through most operations, but not through a reshape to [T B] or to blocks of images: there it
+    would gather the batch, and every device would compute all of it.
+
+    Args:
+      fn: a pure function that keeps the axis of the batch where it is; whatever it closes over (weights) is whole on every device.
+      x: whole, or cut along B.
+      axis: that of the batch.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    ours = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if ours.get(AXIS) != AxisType.Auto or x.shape[axis] % mesh.shape[AXIS]:
+        return fn(x)
+    spec = PartitionSpec(*[None] * axis, AXIS)
+    return jax.shard_map(fn, in_specs=spec, out_specs=spec, check_vma=False)(x)
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:

@@ -161,7 +161,8 @@ def trainer(
 
         def take(state, batch):
             samples = meshes.shard_batch((images[batch], labels[batch]), mesh)
-            return step(state, *samples)
+            with meshes.scope(mesh):
+                return step(state, *samples)
 
         def whole(state):
             start = state.step % steps_per_epoch * batch_size
@@ -191,7 +192,8 @@ def trainer(
 
         def predict(i):
             samples = meshes.shard_batch((images[i], labels[i]), mesh)
-            return task.predict(model, *samples)
+            with meshes.scope(mesh):
+                return task.predict(model, *samples)
 
         results = jax.lax.map(predict, index.reshape(-1, size))
         flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], results)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jsnn import fused, neurons
+from jsnn import mesh as meshes
 
 
 @jax.tree_util.register_dataclass
@@ -45,9 +46,18 @@ def num_steps(x: Signal) -> int:
 def per_step(fn: Callable[[Array], Array], x: Signal) -> Signal:
     """Applies a stateless `fn([N, ...]) -> [N, ...]` at every step: time folded into the batch, a constant signal visited once."""
     if isinstance(x, Constant):
-        return Constant(fn(x.value), x.num_steps)
-    y = fn(x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]))
-    return y.reshape(*x.shape[:2], *y.shape[1:])
+        return Constant(meshes.by_device(fn, x.value), x.num_steps)
+    return folded(fn, x)
+
+
+def folded(fn: Callable[[Array], Array], x: Array) -> Array:
+    """`fn([N, ...])` at every step of `[T, B, ...]`, with N = T B, or a device's part of it."""
+
+    def run(x: Array) -> Array:
+        y = fn(x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]))
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+
+    return meshes.by_device(run, x, axis=1)
 
 
 def neuron_block(neuron: neurons.Neuron, params: Any) -> Block:

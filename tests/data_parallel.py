@@ -1,4 +1,4 @@
-"""A program for `test_mesh.py`: trains a small network on several devices, perhaps of several processes, and on one; prints by how much they differ.
+"""A program for `test_mesh.py`: trains a small network on several devices, perhaps of several processes, and on one; prints by how much they differ, and a device's share of the work.
 
 python tests/data_parallel.py [coordinator num_processes process_id]
 """
@@ -69,6 +69,32 @@ def train(
     return mesh.gather(state, devices), float(accuracy)
 
 
+def operations(devices: jax.sharding.Mesh | None) -> float:
+    """What XLA counts for one device: a gradient of convolutions and dense layers over 3 steps, all at once."""
+    rngs = nnx.Rngs(jax.random.key(0))
+    spikes = layers.Neurons(neurons.lif())
+    model = layers.Sequence(
+        layers.Conv(1, 8, 5, rngs=rngs),
+        spikes,
+        layers.MaxPool(),
+        layers.Conv(8, 8, 3, rngs=rngs),
+        spikes,
+        layers.Dense(8 * 5 * 5, 10, rngs=rngs),
+    )
+    graphdef, parameters = layers.split(model)
+
+    def loss(params, images):
+        x = mesh.shard_batch(images, devices)
+        with mesh.scope(devices):
+            x = jnp.stack([x, 2 * x, 3 * x])
+            whole = parameters._replace(params=params)
+            return layers.apply(graphdef, whole, x, train=True)[0].var()
+
+    images = jnp.zeros((BATCH, 10, 10, 1))
+    args = mesh.replicate((parameters.params, images), devices)
+    return jax.jit(jax.grad(loss)).lower(*args).compile().cost_analysis()["flops"]
+
+
 def main() -> None:
     if len(sys.argv) > 1:
         coordinator, num_processes, process_id = sys.argv[1:]
@@ -83,7 +109,8 @@ def main() -> None:
     difference = jax.tree.map(
         lambda a, b: float(jnp.abs(a - b).max()), many.model, one.model
     )
-    print(jax.device_count(), max(jax.tree.leaves(difference)), accuracy)
+    share = operations(devices) / operations(None)
+    print(jax.device_count(), max(jax.tree.leaves(difference)), accuracy, share)
 
 
 if __name__ == "__main__":

@@ -68,10 +68,11 @@ def together(command: list[str]) -> list[list[str]]:
 
 def check_equal(log: pathlib.Path) -> None:
     """50 steps of Adam move a weight by up to 0.25, so 1e-5 is a hundred times the rounding of sums in another order."""
-    num_devices, difference, accuracy = log.read_text().split()[-3:]
+    num_devices, difference, accuracy, share = log.read_text().split()[-4:]
     assert int(num_devices) == 8
     assert float(difference) <= 1e-5
     assert float(accuracy) > 0.7  # it has learned: ten classes
+    assert float(share) < 1.2 / 8  # nothing is gathered and done by all
 
 
 def test_eight_devices_give_the_result_of_one(start, tmp_path):

@@ -316,7 +316,8 @@ def _run(
         batch = Batch(pool.images[chosen], pool.labels[chosen], place < count)
         batch = meshes.shard_batch(batch, parts.mesh)
         shrunk = _step_size(parts.cosine_epochs, state.task_step, per_epoch)
-        state, new = _step(parts, state, settings, batch, shrunk, later)
+        with meshes.scope(parts.mesh):
+            state, new = _step(parts, state, settings, batch, shrunk, later)
         return state, jax.tree.map(lambda m, x: m.at[i].set(x), metrics, new)
 
     empty = jnp.zeros(MAX_STEPS)

@@ -9,6 +9,7 @@ value of the second.
 All products run over all time steps at once: `[T, B]` is folded into one batch.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from jaxtyping import Array, Float
 
 from jsnn import conv as convolution
 from jsnn.eventprop.spikes import Drive, OccupiedSpikes, TimedSpikes
+from jsnn.unroll import folded
 
 Linear = Callable[[Any, Array], Array]
 Spikes = TimedSpikes | OccupiedSpikes
@@ -46,8 +48,7 @@ def synapse(linear: Linear, weights: Any, spikes: Spikes) -> Drive:
     z = spikes.values
 
     def run(w: Any, z: Array) -> Array:
-        u = linear(w, z.reshape(-1, *z.shape[2:]))
-        u = u.reshape(*z.shape[:2], *u.shape[1:])
+        u = folded(functools.partial(linear, w), z)
         if isinstance(spikes, OccupiedSpikes):
             grid = jnp.zeros((spikes.num_steps, *u.shape[1:]), u.dtype)
             u = grid.at[spikes.steps].add(u)
@@ -64,13 +65,10 @@ def relay(linear: Callable[[Array], Array], spikes: Spikes) -> Spikes:
     """
     _check_spikes(spikes)
 
-    def run(z: Array) -> Array:
-        y = linear(z.reshape(-1, *z.shape[2:]))
-        return y.reshape(*z.shape[:2], *y.shape[1:])
-
+    y = folded(linear, spikes.values)
     if isinstance(spikes, OccupiedSpikes):
-        return OccupiedSpikes(run(spikes.values), spikes.steps, spikes.num_steps)
-    return TimedSpikes(run(spikes.values))
+        return OccupiedSpikes(y, spikes.steps, spikes.num_steps)
+    return TimedSpikes(y)
 
 
 def dense(weight: Float[Array, "I O"], x: Float[Array, "M I"]) -> Float[Array, "M O"]:
