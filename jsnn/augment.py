@@ -56,7 +56,13 @@ def random_affine(
 def shift(
     key: Array, images: Shaped[Array, "B H W C"], pixels: int
 ) -> Shaped[Array, "B H W C"]:
-    """Each image moved by its own draw of up to `pixels` whole pixels either way along each axis, with zeros outside; sharp images stay sharp."""
+    """Each image moved by its own draw of up to `pixels` whole pixels either way along each axis, with zeros outside; sharp images stay sharp.
+
+    Raises:
+      ValueError: if `pixels` is negative.
+    """
+    if pixels < 0:
+        raise ValueError(f"`pixels` must not be negative, got {pixels}.")
     size = images.shape[1:]
     edges = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
     corner = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1)

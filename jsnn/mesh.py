@@ -87,7 +87,9 @@ def scope(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def by_device(fn: Callable[[jax.Array], jax.Array], x: jax.Array, *, axis: int = 0):
+def by_device(
+    fn: Callable[[jax.Array], jax.Array], x: jax.Array, *, axis: int = 0
+) -> jax.Array:
     """`fn(x)`, each device taking its own part of the batch: for what treats samples one by one, but merges or cuts the batch's axis on the way.
 
     XLA follows a cut along B through most operations, but not through a reshape to [T B] or to blocks of images: there it

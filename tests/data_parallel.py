@@ -4,6 +4,8 @@ python tests/data_parallel.py [coordinator num_processes process_id]
 """
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ import optax
 from flax import nnx
 
 from jsnn import data, layers, losses, mesh, metrics, neurons, surrogate, training
+from jsnn.eventprop import network
+from jsnn.eventprop.spikes import TimedSpikes
 from jsnn.unroll import Constant
 
 BATCH, STEPS = 64, 50
@@ -69,8 +73,11 @@ def train(
     return mesh.gather(state, devices), float(accuracy)
 
 
-def operations(devices: jax.sharding.Mesh | None) -> float:
-    """What XLA counts for one device: a gradient of convolutions and dense layers over 3 steps, all at once."""
+Loss = Callable[[Any, jax.Array], jax.Array]
+
+
+def surrogate_network() -> tuple[Loss, Any]:
+    """A loss of parameters and signals `[T, B, H, W, C]`: convolutions and a dense layer, all steps at once."""
     rngs = nnx.Rngs(jax.random.key(0))
     spikes = layers.Neurons(neurons.lif())
     model = layers.Sequence(
@@ -83,16 +90,40 @@ def operations(devices: jax.sharding.Mesh | None) -> float:
     )
     graphdef, parameters = layers.split(model)
 
-    def loss(params, images):
+    def loss(params, x):
+        whole = parameters._replace(params=params)
+        return layers.apply(graphdef, whole, x, train=True)[0].var()
+
+    return loss, parameters.params
+
+
+def eventprop_network() -> tuple[Loss, Any]:
+    """Likewise, with neurons that hear themselves."""
+    net = network.chain(
+        network.flatten(),
+        network.dense(100, 30, mean=0.1, std=0.1),
+        network.recurrent(30, mean=0.0, std=0.1, dt=1.0),
+        network.dense(30, 10, mean=0.2, std=0.4),
+        network.leaky(dt=1.0),
+    )
+
+    def loss(params, x):
+        spikes = TimedSpikes(x)
+        return net.apply(params, net.physics, None, spikes).value.max(0).var()
+
+    return loss, net.init(jax.random.key(0))
+
+
+def operations(loss: Loss, params: Any, devices: jax.sharding.Mesh | None) -> float:
+    """What XLA counts for one device of the gradient over three steps."""
+
+    def cut(params, images):
         x = mesh.shard_batch(images, devices)
         with mesh.scope(devices):
-            x = jnp.stack([x, 2 * x, 3 * x])
-            whole = parameters._replace(params=params)
-            return layers.apply(graphdef, whole, x, train=True)[0].var()
+            return loss(params, jnp.stack([x, 2 * x, 3 * x]))
 
-    images = jnp.zeros((BATCH, 10, 10, 1))
-    args = mesh.replicate((parameters.params, images), devices)
-    return jax.jit(jax.grad(loss)).lower(*args).compile().cost_analysis()["flops"]
+    args = mesh.replicate((params, jnp.zeros((BATCH, 10, 10, 1))), devices)
+    return jax.jit(jax.grad(cut)).lower(*args).compile().cost_analysis()["flops"]
 
 
 def main() -> None:
@@ -109,7 +140,10 @@ def main() -> None:
     difference = jax.tree.map(
         lambda a, b: float(jnp.abs(a - b).max()), many.model, one.model
     )
-    share = operations(devices) / operations(None)
+    share = max(
+        operations(*model, devices) / operations(*model, None)
+        for model in (surrogate_network(), eventprop_network())
+    )
     print(jax.device_count(), max(jax.tree.leaves(difference)), accuracy, share)
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.ndimage
 
 from jsnn import augment
@@ -35,6 +36,8 @@ def test_whole_shifts_move_every_pixel_alike(key):
     equal = (np.asarray(moved)[:, None] == cuts).all((2, 3, 4))
     assert (equal.sum(1) == 1).all()
     assert equal.any(0).all()
+    with pytest.raises(ValueError, match="`pixels` must not be negative, got -1"):
+        augment.shift(key, jnp.zeros((1, 3, 3, 1)), -1)
 
 
 def test_a_turn_equals_scipys(key):

@@ -1,7 +1,9 @@
 """EventProp on images end to end, on the bundled digits: what a run leaves behind, resuming, and every mistake a user can make."""
 
+import dataclasses
 import functools
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import pytest
 from experiments import eventprop_mnist, eventprop_networks
 from experiments.eventprop_mnist import Config
 from experiments.eventprop_seeds import keys, over_seeds
-from jsnn import checkpoint
+from jsnn import augment, checkpoint
 from jsnn.eventprop import counts, network
 
 TINY = {"data": "digits", "batch_size": 128, "progress": False}
@@ -145,6 +147,22 @@ def test_other_recipes_fire_and_learn_a_batch(recipe):
         losses.append(float(metrics.loss[0]))
     assert np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+def test_shifts_move_images_in_training_and_nowhere_else(key):
+    cfg = Config(out=None, recipe="deep", hidden=8, dropout=0.0, shift=2)  # pyright: ignore
+    cfg: Any = cfg.resolved()
+    design = eventprop_networks.deep(cfg, (9, 9, 1), 3)
+    task = eventprop_networks.make_task(cfg, design)
+    still = eventprop_networks.make_task(dataclasses.replace(cfg, shift=0), design)
+    model = task.init(key)
+    images, labels = jax.random.uniform(key, (6, 9, 9, 1)), jnp.arange(6) % 3
+    moved = augment.shift(jax.random.fold_in(key, 1), images, 2)
+    loss = task.loss(model, key, images, labels)[0]
+    assert loss == still.loss(model, key, moved, labels)[0]
+    assert loss != still.loss(model, key, images, labels)[0]
+    same = task.predict(model, images, labels), still.predict(model, images, labels)
+    jax.tree.map(np.testing.assert_array_equal, *same)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from jsnn.eventprop.grid import (
 from jsnn.eventprop.regularise import RatePenalty, rate_push
 from jsnn.eventprop.spikes import Drive, TimedSpikes, require_drive
 from jsnn.eventprop.synapse import Linear, dense
+from jsnn.unroll import folded
 
 
 class RecurrentState(NamedTuple):
@@ -206,11 +207,12 @@ def _backward(static, residuals, cotangents):
         reverse=True,
         unroll=scheme.unroll,
     )
-    folded = arriving.reshape(-1, *arriving.shape[2:])
-    _, to_weights = jax.vjp(lambda w: linear(w, folded), weights)
+    _, to_weights = jax.vjp(
+        lambda w: folded(functools.partial(linear, w), arriving), weights
+    )
     return (
         param_gradient(params, total),
-        to_weights(mass.reshape(folded.shape))[0],
+        to_weights(mass)[0],
         adjoint,
         ring,
         Drive(mass, time),
