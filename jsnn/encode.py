@@ -8,38 +8,10 @@ so not under `jit`, `vmap` or `grad`. No encoder has a useful gradient with resp
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-
-def known(values: ArrayLike) -> np.ndarray | None:
-    """The values as NumPy's, or `None` while they are traced."""
-    return None if isinstance(values, Tracer) else np.asarray(values)
-
-
-def check_unit_interval(name: str, values: ArrayLike, *, remedy: str = "") -> None:
-    """Raises `ValueError` if any of `values` lies outside [0, 1] or is NaN; does nothing while they are traced."""
-    v = known(values)
-    if v is not None and not np.all((v >= 0) & (v <= 1)):
-        raise ValueError(
-            f"`{name}` must lie in [0, 1], got values from {v.min()} to {v.max()}. {remedy}".rstrip()
-        )
-
-
-def check_not_negative(name: str, values: ArrayLike) -> None:
-    """Raises `ValueError` if any of `values` is negative or NaN; does nothing while they are traced."""
-    v = known(values)
-    if v is not None and not np.all(v >= 0):
-        raise ValueError(f"`{name}` must not be negative, got {v.min()}.")
-
-
-def check_time_axis(name: str, values: Array | np.ndarray) -> None:
-    """Raises `ValueError` unless `values` is `[T, B, ...]` with at least one time step."""
-    if values.ndim < 2 or values.shape[0] == 0:
-        raise ValueError(
-            f"`{name}` must be time-major [T, B, ...] with T >= 1, got shape {values.shape}."
-        )
+from jsnn import check
 
 
 def check_intensities(images: Array | np.ndarray) -> None:
@@ -52,12 +24,7 @@ def check_intensities(images: Array | np.ndarray) -> None:
         raise ValueError(
             f"`images` must be floating point in [0, 1], got {images.dtype}. {remedy}"
         )
-    check_unit_interval("images", images, remedy=remedy)
-
-
-def _check_num_steps(num_steps: int) -> None:
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
+    check.number("images", images, "[0, 1]", remedy=remedy)
 
 
 def direct(
@@ -72,7 +39,7 @@ def direct(
     Raises:
       ValueError: if `num_steps` is below 1.
     """
-    _check_num_steps(num_steps)
+    num_steps = check.whole("num_steps", num_steps, 1)
     return jnp.broadcast_to(
         jnp.asarray(images, jnp.float32), (num_steps, *images.shape)
     )
@@ -104,9 +71,9 @@ def bernoulli(
     Raises:
       ValueError: if `num_steps` is below 1, or intensities or `max_probability` lie outside [0, 1].
     """
-    _check_num_steps(num_steps)
+    num_steps = check.whole("num_steps", num_steps, 1)
     check_intensities(images)
-    check_unit_interval("max_probability", max_probability)
+    check.number("max_probability", max_probability, "[0, 1]")
     x = jnp.asarray(images, jnp.float32)
     return _draw(key, x * jnp.asarray(max_probability, jnp.float32), num_steps)
 
@@ -135,10 +102,10 @@ def poisson(
     Raises:
       ValueError: if `num_steps` is below 1, intensities lie outside [0, 1], or `dt` or `max_rate` is negative.
     """
-    _check_num_steps(num_steps)
+    num_steps = check.whole("num_steps", num_steps, 1)
     check_intensities(images)
-    check_not_negative("dt", dt)
-    check_not_negative("max_rate", max_rate)
+    check.number("dt", dt, "[0, inf)")
+    check.number("max_rate", max_rate, "[0, inf)")
     x = jnp.asarray(images, jnp.float32)
     events = jnp.asarray(dt, jnp.float32) * jnp.asarray(max_rate, jnp.float32)
     return _draw(key, -jnp.expm1(-x * events), num_steps)
@@ -173,7 +140,7 @@ def latency_times(
     Raises:
       ValueError: if `num_steps` is below 1, intensities or `threshold` lie out of range, or `tau_steps` is negative.
     """
-    _check_num_steps(num_steps)
+    num_steps = check.whole("num_steps", num_steps, 1)
     check_intensities(images)
     _check_threshold(threshold, linear=tau_steps is None)
     x = jnp.asarray(images, jnp.float32)
@@ -184,23 +151,18 @@ def latency_times(
         last = np.nextafter(np.float32(num_steps), np.float32(0))
         t = jnp.minimum(num_steps * ((1.0 - x) / (1.0 - theta)), last)
     else:
-        check_not_negative("tau_steps", tau_steps)
+        check.number("tau_steps", tau_steps, "[0, inf)")
         excess = jnp.where(bright, x - theta, 1.0)  # 1: no log of what is masked below
         t = jnp.asarray(tau_steps, jnp.float32) * jnp.log1p(theta / excess)
     return jnp.where(bright, t, jnp.inf)
 
 
 def _check_threshold(threshold: ArrayLike, *, linear: bool) -> None:
-    check_unit_interval("threshold", threshold)
-    theta = known(threshold)
-    if theta is None:
-        return
-    if linear and np.any(theta == 1):
-        raise ValueError("`threshold` must be below 1 for the linear code, got 1.")
-    if not linear and np.any(theta == 0):
-        raise ValueError(
-            "`threshold` must be above 0 with `tau_steps`, got 0: every pixel would cross it at once."
-        )
+    if linear:
+        remedy = "The linear code needs it below 1."
+        return check.number("threshold", threshold, "[0, 1)", remedy=remedy)
+    remedy = "With `tau_steps` it must be above 0, or every pixel crosses it at once."
+    return check.number("threshold", threshold, "(0, 1]", remedy=remedy)
 
 
 def latency(
@@ -243,8 +205,8 @@ def delta(
     Raises:
       ValueError: if there is no time step, or `threshold` is negative.
     """
-    check_time_axis("sequence", sequence)
-    check_not_negative("threshold", threshold)
+    check.time_axis("sequence", sequence)
+    check.number("threshold", threshold, "[0, inf)")
     x = jnp.asarray(sequence, jnp.float32)
     theta = jnp.asarray(threshold, jnp.float32)
     change = jnp.diff(x, axis=0, prepend=x[:1])

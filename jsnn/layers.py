@@ -16,14 +16,14 @@ the variance). `init="kaiming"` draws weights from a normal with variance $2/\te
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jsnn import conv, neurons, norm
+from jsnn import check, conv, neurons, norm
 from jsnn.unroll import (
     Constant,
     Signal,
@@ -73,8 +73,7 @@ def _uniform(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
 def _parameters(
     shape: tuple[int, ...], fan_in: int, bias: bool, init: Init, rngs: nnx.Rngs
 ) -> tuple[nnx.Param, nnx.Param | None]:
-    if init not in ("pytorch", "kaiming"):
-        raise ValueError(f"`init` must be 'pytorch' or 'kaiming', got {init!r}.")
+    check.choice("init", init, get_args(Init))
     if init == "pytorch":
         weight = _uniform(rngs.params(), shape, fan_in)
         offset = _uniform(rngs.params(), shape[-1:], fan_in)
@@ -191,10 +190,11 @@ class BatchNorm(Layer):
         epsilon: float = 1e-5,
         initial_scale: float = 1.0,
     ):
-        if statistics not in ("step", "block"):
-            raise ValueError(
-                f"`statistics` must be 'step' or 'block', got {statistics!r}."
-            )
+        check.choice("statistics", statistics, ("step", "block"))
+        num_features = check.whole("num_features", num_features, 1)
+        check.number("momentum", momentum, "[0, 1]")
+        check.number("epsilon", epsilon, "(0, inf)")
+        check.number("initial_scale", initial_scale)
         self.scale = nnx.Param(jnp.full(num_features, initial_scale, jnp.float32))
         self.offset = nnx.Param(jnp.zeros(num_features))
         self.mean = nnx.BatchStat(jnp.zeros(num_features))
@@ -255,8 +255,7 @@ class Dropout(Layer):
     stateless = False
 
     def __init__(self, rate: float = 0.5):
-        if not 0 <= rate < 1:
-            raise ValueError(f"`rate` must lie in [0, 1), got {rate}.")
+        check.number("rate", rate, "[0, 1)")
         self.rate = rate
 
     def init_state(self, shape, *, key=None, train=False):
@@ -280,12 +279,31 @@ class Dropout(Layer):
 _DECAYS = ("alpha", "beta", "rho")
 
 
+def _to_free(name: str, value: Array) -> Array:
+    """What is trained in place of a neuron's parameter, so that no step can take that out of its range."""
+    if name in _DECAYS:
+        return jax.scipy.special.logit(value)
+    # The inverse of softplus, without overflow.
+    return value + jnp.log(-jnp.expm1(-value)) if name == "threshold" else value
+
+
+def _from_free(name: str, free: Array) -> Array:
+    """The inverse of `_to_free`; rounding never reaches the ends of the range."""
+    limits = jnp.finfo(free.dtype)
+    if name in _DECAYS:
+        return jnp.clip(jax.nn.sigmoid(free), limits.tiny, 1 - limits.epsneg)
+    if name == "threshold":
+        return jnp.maximum(jax.nn.softplus(free), limits.tiny)
+    return free
+
+
 class Neurons(Layer):
     """A layer of neurons, one per input.
 
     Args:
       neuron: the model; its default parameters are this layer's.
-      learn: names of parameters to train. Decays are trained through a sigmoid, so they stay in (0, 1).
+      learn: names of parameters to train. Decays are trained through a sigmoid, so they stay in (0, 1), and the threshold through a
+        softplus, so it stays positive.
       recurrent: number of neurons N, to give the layer recurrent weights `[N, N]` from its own spikes one step ago.
       rngs: needed for recurrent weights.
     """
@@ -310,11 +328,10 @@ class Neurons(Layer):
         values = {name: jnp.asarray(v, jnp.float32) for name, v in fields.items()}
         for name in learn:
             if name in _DECAYS:
-                if isinstance(fields[name], int | float) and fields[name] in (0, 1):
-                    raise ValueError(
-                        f"`learn` names {name!r}, which must start strictly between 0 and 1 to be trained through a sigmoid, got {fields[name]}."
-                    )
-                values[name] = jax.scipy.special.logit(values[name])
+                # As float32, which may round to 1 what was less.
+                remedy = f"`learn` names {name!r}, which is trained through a sigmoid."
+                check.number(name, values[name], "(0, 1)", remedy=remedy)
+            values[name] = _to_free(name, values[name])
         self.params = nnx.data(
             {n: (nnx.Param if n in learn else Fixed)(v) for n, v in values.items()}
         )
@@ -330,7 +347,7 @@ class Neurons(Layer):
     def model(self) -> tuple[neurons.Neuron, Any]:
         """The pure neuron and the parameters it has now."""
         values = {
-            n: jax.nn.sigmoid(v[...]) if n in self.learn and n in _DECAYS else v[...]
+            n: _from_free(n, v[...]) if n in self.learn else v[...]
             for n, v in self.params.items()
         }
         params = self.neuron.params(**values)

@@ -10,17 +10,16 @@ Cross entropy takes logits of −inf (closed classes of a growing head); squared
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
-from jsnn import encode
+from jsnn import check
 
 
 def _prepare(name: str, outputs: Array, labels: Array) -> Array:
     """Checks shapes and returns the outputs in at least float32."""
-    encode.check_time_axis(name, outputs)
+    check.time_axis(name, outputs)
     if outputs.ndim != 3:
         raise ValueError(f"`{name}` must be [T, B, C], got shape {outputs.shape}.")
     if labels.shape != outputs.shape[1:2]:
@@ -120,8 +119,8 @@ def mse_rate(
     Raises:
       ValueError: if there is no time step, shapes disagree, or a rate lies outside [0, 1].
     """
-    encode.check_unit_interval("correct_rate", correct_rate)
-    encode.check_unit_interval("incorrect_rate", incorrect_rate)
+    check.number("correct_rate", correct_rate, "[0, 1]")
+    check.number("incorrect_rate", incorrect_rate, "[0, 1]")
     rates = jnp.mean(_prepare("spikes", spikes, labels), axis=0)
     is_label = jax.nn.one_hot(labels, rates.shape[-1], dtype=jnp.bool_)
     correct = jnp.asarray(correct_rate, rates.dtype)
@@ -171,7 +170,8 @@ def tet(
     Raises:
       ValueError: if there is no time step, shapes disagree, or `weight` lies outside [0, 1].
     """
-    encode.check_unit_interval("weight", weight)
+    check.number("weight", weight, "[0, 1]")
+    check.number("target", target)
     o = _prepare("outputs", outputs, labels)
     lam, phi = jnp.asarray(weight, o.dtype), jnp.asarray(target, o.dtype)
     classify = _cross_entropy_per_step(o, labels)
@@ -191,18 +191,12 @@ def rate_regulariser(
     Raises:
       ValueError: if there is no time step or no neuron axis, a bound lies outside [0, 1], or `lower` exceeds `upper`.
     """
-    encode.check_time_axis("spikes", spikes)
+    check.time_axis("spikes", spikes)
     if spikes.ndim < 3:
         raise ValueError(f"`spikes` must be [T, B, neurons], got shape {spikes.shape}.")
-    encode.check_unit_interval("lower", lower)
-    encode.check_unit_interval("upper", upper)
-    bounds = encode.known(lower), encode.known(upper)
-    if (
-        bounds[0] is not None
-        and bounds[1] is not None
-        and np.any(bounds[0] > bounds[1])
-    ):
-        raise ValueError(f"`lower` must not exceed `upper`, got {lower} and {upper}.")
+    check.number("lower", lower, "[0, 1]")
+    check.number("upper", upper, "[0, 1]")
+    check.ordered("lower", lower, "upper", upper, equal=True)
     rates = jnp.mean(_widen(spikes), axis=0)
     low, high = jnp.asarray(lower, rates.dtype), jnp.asarray(upper, rates.dtype)
     excess = jax.nn.relu(low - rates) + jax.nn.relu(rates - high)

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Integer, Shaped
 
-from jsnn import conv, encode
+from jsnn import check, conv
 
 Labels = Integer[Array | np.ndarray, "S"]
 
@@ -31,7 +31,7 @@ def predict_by_count(
     Raises:
       ValueError: if there is no time step, or `membrane` has another shape than `spikes`.
     """
-    encode.check_time_axis("spikes", spikes)
+    check.time_axis("spikes", spikes)
     counts = jnp.sum(spikes, axis=0, dtype=jnp.float32)
     if membrane is None:
         return jnp.argmax(counts, axis=-1)
@@ -52,7 +52,7 @@ def predict_by_membrane(
     Raises:
       ValueError: if there is no time step, or `how` is neither `"mean"` nor `"max"`.
     """
-    encode.check_time_axis("membrane", membrane)
+    check.time_axis("membrane", membrane)
     if how not in ("mean", "max"):
         raise ValueError(f"`how` must be 'mean' or 'max', got {how!r}.")
     reduce: Callable[..., Array] = jnp.mean if how == "mean" else jnp.max
@@ -87,7 +87,7 @@ def accuracy(
         raise ValueError(
             f"`weights` {weights.shape} and `labels` {labels.shape} must have the same shape."
         )
-    encode.check_not_negative("weights", weights)
+    check.number("weights", weights, "[0, inf)")
     w = weights.astype(jnp.float32)
     return jnp.sum(w * hits) / jnp.sum(w)
 
@@ -100,7 +100,7 @@ def firing_rates(
     Raises:
       ValueError: if there is no time step.
     """
-    encode.check_time_axis("spikes", spikes)
+    check.time_axis("spikes", spikes)
     return jnp.mean(spikes, axis=0, dtype=jnp.float32)
 
 
@@ -151,7 +151,7 @@ def synaptic_operations(
     Raises:
       ValueError: if there is no time step, or `fan_out` does not fit the neurons' axes.
     """
-    encode.check_time_axis("spikes", spikes)
+    check.time_axis("spikes", spikes)
     counts = jnp.sum(spikes, axis=0, dtype=jnp.float32)
     reach = jnp.broadcast_to(jnp.asarray(fan_out, jnp.float32), counts.shape[1:])
     return jnp.sum(counts * reach[None], axis=tuple(range(1, counts.ndim)))
@@ -198,7 +198,7 @@ def energy(
 
 
 def _check_labels(labels: Array | np.ndarray, num_classes: int) -> None:
-    y = encode.known(labels)
+    y = check.known(labels)
     if y is not None and y.size and (y.min() < 0 or y.max() >= num_classes):
         raise ValueError(
             f"`labels` must lie in 0 … {num_classes - 1}, got {y.min()} … {y.max()}."

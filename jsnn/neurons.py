@@ -21,10 +21,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jsnn import surrogate
+from jsnn import check, surrogate
 
 Reset = Literal["subtract", "zero", "none"]
 SpikeAt = Literal[">", ">="]
@@ -48,32 +49,20 @@ class Neuron(NamedTuple):
 
 def decay(dt: float, tau: ArrayLike) -> ArrayLike:
     r"""$\beta = e^{-\Delta t/\tau}$: the factor by which a quantity with time constant `tau` falls in one step of `dt`, both in seconds."""
-    if isinstance(dt, int | float) and dt <= 0:
-        raise ValueError(f"`dt` must be a positive time in seconds, got {dt}.")
-    if isinstance(tau, int | float):
-        if tau <= 0:
-            raise ValueError(f"`tau` must be a positive time in seconds, got {tau}.")
+    check.number("dt", dt, "(0, inf)", remedy="It is a time in seconds.")
+    check.number("tau", tau, "(0, inf)", remedy="It is a time in seconds.")
+    if isinstance(dt, int | float | np.number) and isinstance(tau, int | float):
         return math.exp(-dt / tau)
     return jnp.exp(-dt / tau)
 
 
-def _check_choice(name: str, value: str, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}."
-        )
-
-
 def _check_decay(name: str, value: ArrayLike) -> None:
-    if isinstance(value, int | float) and not 0 <= value <= 1:
-        raise ValueError(
-            f"`{name}` is the fraction kept per time step and must lie in [0, 1], got {value}. `decay(dt, tau)` makes one from seconds."
-        )
+    remedy = "It is the fraction kept per time step; `decay(dt, tau)` makes one from seconds."
+    check.number(name, value, "[0, 1]", remedy=remedy)
 
 
 def _check_threshold(value: ArrayLike) -> None:
-    if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
-        raise ValueError(f"`threshold` must be positive and finite, got {value}.")
+    check.number("threshold", value, "(0, inf)")
 
 
 def _as(like: Array, params: Any) -> Any:
@@ -138,8 +127,8 @@ def lif(
       >>> float(spikes.sum())
       6.0
     """
-    _check_choice("reset", reset, Reset)
-    _check_choice("spike_at", spike_at, SpikeAt)
+    check.choice("reset", reset, get_args(Reset))
+    check.choice("spike_at", spike_at, get_args(SpikeAt))
     _check_decay("beta", beta)
     _check_threshold(threshold)
     spike_fn = surrogate.fast_sigmoid() if spike_fn is None else spike_fn
@@ -291,11 +280,12 @@ def adaptive_lif(
     $a_t = \rho a_{t-1} + s_{t-1}$, $\theta_t = \theta + c\,a_t$, $v_t = \beta v_{t-1} + x_t$, $s_t = H(v_t - \theta_t)$, then
     $v_t \leftarrow v_t - \theta_t s_t$ (or $0$). Gradients flow through $a$; through the membrane's reset unless `detach_reset`.
     """
-    _check_choice("reset", reset, Reset)
-    _check_choice("spike_at", spike_at, SpikeAt)
+    check.choice("reset", reset, get_args(Reset))
+    check.choice("spike_at", spike_at, get_args(SpikeAt))
     _check_decay("beta", beta)
     _check_decay("rho", rho)
     _check_threshold(threshold)
+    check.number("strength", strength)
     spike_fn = surrogate.fast_sigmoid() if spike_fn is None else spike_fn
 
     def init(shape: tuple[int, ...], dtype=jnp.float32) -> AdaptiveLIFState:

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jsnn import check
+
 
 @runtime_checkable
 class SpikeFn(Protocol):
@@ -98,10 +100,7 @@ CURVES: dict[str, Curve] = {
 
 
 def _spike_fn(name: str, parameter: str, k: ArrayLike) -> SpikeFn:
-    if isinstance(k, int | float) and not (math.isfinite(k) and k > 0):
-        raise ValueError(
-            f"`{parameter}` of the surrogate `{name}` must be positive and finite, got {k}."
-        )
+    check.number(f"{parameter}` of the surrogate `{name}", k, "(0, inf)")
     derivative = CURVES[name].derivative
 
     def spike(u: Array, *, at_threshold: bool = False) -> Array:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jsnn import fused, neurons
+from jsnn import check, fused, neurons
 from jsnn import mesh as meshes
 
 
@@ -28,10 +28,8 @@ class Constant:
     num_steps: int = dataclasses.field(metadata={"static": True})
 
     def __post_init__(self):
-        if isinstance(self.num_steps, int) and self.num_steps < 1:
-            raise ValueError(
-                f"`num_steps` (T) must be at least 1, got {self.num_steps}."
-            )
+        steps = check.whole("num_steps", self.num_steps, 1)
+        object.__setattr__(self, "num_steps", steps)
 
 
 Signal = Array | Constant
@@ -147,11 +145,10 @@ def unroll(
         raise ValueError(
             f"`x` must have at least one time step on its first axis, got {total}."
         )
-    size = total if block_size is None else block_size
-    if not 1 <= size <= total:
-        raise ValueError(
-            f"`block_size` must lie between 1 and the number of steps, {total}, got {block_size}."
-        )
+    size = total
+    if block_size is not None:
+        remedy = "It is a number of the input's time steps."
+        size = check.whole("block_size", block_size, 1, total, remedy=remedy)
 
     def body(state: Any, x_block: Any) -> tuple[Any, Any]:
         if truncate:

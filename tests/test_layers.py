@@ -384,7 +384,7 @@ def test_vmap_over_seeds_equals_a_loop():
         ),
         (
             lambda: layers.Neurons(neurons.integrate_and_fire(), learn=("beta",)),
-            "`learn` names 'beta'.*between 0 and 1.*got 1.0",
+            "`beta`.*between 0 and 1.*got 1.0.*`learn` names 'beta'",
         ),
         (lambda: layers.Neurons(neurons.lif(), recurrent=3), "`rngs` is needed"),
         (

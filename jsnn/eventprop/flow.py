@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jsnn import check
+
 # A number, or an array of the neurons' shape; traced or not.
 Parameter = Any
 
@@ -47,23 +49,18 @@ class Flow(NamedTuple):
 
 
 def check_params(params: Any) -> None:
-    """Refuses time constants that are no times and thresholds that a neuron at reset has passed already.
-
-    Only Python numbers are looked at: traced ones have no value yet.
-    """
+    """Refuses time constants that are no times and thresholds that a neuron at reset has passed already, as far as they are known."""
     fields = params._asdict()
-    for name in ("tau_mem", "tau_syn"):
-        value = fields[name]
-        if isinstance(value, int | float) and not value > 0:
-            raise ValueError(f"`{name}` must be a positive time, got {value}.")
-    threshold, reset = fields.get("threshold"), fields.get("reset")
-    if (
-        isinstance(threshold, int | float)
-        and isinstance(reset, int | float)
-        and not threshold > reset
-    ):
-        raise ValueError(
-            f"`threshold` must lie above `reset`, or the neuron never stops spiking; got {threshold} and {reset}."
+    for name, value in fields.items():
+        interval = "(0, inf)" if name.startswith("tau_") else "(-inf, inf)"
+        check.number(name, value, interval)
+    if "threshold" in fields:
+        check.ordered(
+            "reset",
+            fields["reset"],
+            "threshold",
+            fields["threshold"],
+            "A neuron at reset above threshold never stops spiking.",
         )
 
 

@@ -1,0 +1,163 @@
+"""One check for every number, choice and axis that a user hands in.
+
+Numbers may be Python's, NumPy's or JAX's, single or one a neuron. What `jit`, `vmap` or `grad` traces has no value yet and passes, so a check
+costs nothing in compiled code. Ranges are written as in mathematics: `"[0, 1)"` holds 0 and not 1; infinity is refused unless
+the range is closed there, and NaN lies in none.
+
+Errors say what was given and what to write instead: `ValueError` for a wrong value, `TypeError` for a wrong kind of thing.
+"""
+
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+_WORDS = {
+    "(0, inf)": "be positive and finite",
+    "[0, inf)": "be finite and not negative",
+    "(-inf, inf)": "be finite",
+    "(0, 1)": "lie strictly between 0 and 1",
+}
+
+
+def known(value: Any) -> np.ndarray | None:
+    """The value as a NumPy array, or `None` while it is traced or lies in part on other hosts."""
+    if not isinstance(value, jax.Array) and hasattr(value, "__jax_array__"):  # Flax
+        value = value.__jax_array__()
+    if isinstance(value, Tracer | jax.ShapeDtypeStruct):
+        return None
+    return np.asarray(value) if getattr(value, "is_fully_addressable", True) else None
+
+
+@functools.cache
+def _ends(interval: str) -> tuple[float, float]:
+    """The smallest and the largest number of an interval."""
+    low, high = map(float, interval[1:-1].split(","))
+    return (
+        low if interval[0] == "[" else math.nextafter(low, math.inf),
+        high if interval[-1] == "]" else math.nextafter(high, -math.inf),
+    )
+
+
+def number(
+    name: str, value: Any, interval: str = "(-inf, inf)", *, remedy: str = ""
+) -> None:
+    """Refuses a number, or an array with any number, outside `interval`.
+
+    Args:
+      name: of the argument.
+      value: a number or an array.
+      interval: such as `"(0, inf)"` or `"[0, 1]"`.
+      remedy: a sentence that says what to write instead.
+
+    Raises:
+      ValueError: if a number lies outside, or is NaN.
+      TypeError: if it is no number: text, a list, a truth value.
+    """
+    if isinstance(value, list | tuple):
+        raise TypeError(
+            f"`{name}` must be a number or an array, got {value!r}: write `jnp.array({value!r})`."
+        )
+    v = known(value)
+    if v is None:
+        return
+    if not (
+        jnp.issubdtype(v.dtype, jnp.integer) or jnp.issubdtype(v.dtype, jnp.floating)
+    ):
+        raise TypeError(f"`{name}` must be a number, got {value!r}. {remedy}".rstrip())
+    if not v.size:
+        return
+    low, high = v.min(), v.max()  # NaN if there is any
+    least, most = _ends(interval)
+    if least <= float(low) and float(high) <= most:
+        return
+    got = f"{low}" if v.ndim == 0 else f"values from {low} to {high}"
+    wanted = _WORDS.get(interval, f"lie in {interval}")
+    raise ValueError(f"`{name}` must {wanted}, got {got}. {remedy}".rstrip())
+
+
+def ordered(
+    low_name: str,
+    low: Any,
+    high_name: str,
+    high: Any,
+    remedy: str = "",
+    *,
+    equal: bool = False,
+) -> None:
+    """Refuses `low` at or above `high` (above, if they may be `equal`), one by one where they are arrays.
+
+    Raises:
+      ValueError: if any pair is out of order.
+    """
+    a, b = known(low), known(high)
+    if a is None or b is None or np.all(a <= b if equal else a < b):
+        return
+    words = (
+        f"`{low_name}` must not exceed `{high_name}`, got {low} and {high}."
+        if equal
+        else f"`{high_name}` must lie above `{low_name}`, got {high} and {low}."
+    )
+    raise ValueError(f"{words} {remedy}".rstrip())
+
+
+def whole(
+    name: str,
+    value: Any,
+    least: int | None = None,
+    most: int | None = None,
+    *,
+    remedy: str = "",
+) -> int:
+    """A whole number from `least` to `most` as Python's `int`; a traced one passes as it is.
+
+    Raises:
+      ValueError: if it is none or lies outside.
+    """
+    v = known(value)
+    if v is None:
+        return value
+    if v.ndim or not jnp.issubdtype(v.dtype, jnp.integer):
+        got = repr(value) if v.size == 1 else f"an array of shape {v.shape}"
+        raise ValueError(
+            f"`{name}` must be a whole number, got {got}. {remedy}".rstrip()
+        )
+    n = int(v)
+    if (least is None or n >= least) and (most is None or n <= most):
+        return n
+    if most is None:
+        wanted = "not be negative" if least == 0 else f"be at least {least}"
+    else:
+        wanted = f"lie between {least} and {most}"
+    raise ValueError(f"`{name}` must {wanted}, got {n}. {remedy}".rstrip())
+
+
+def time_axis(name: str, values: Any) -> None:
+    """Refuses what is not `[T, B, ...]` with at least one time step.
+
+    Raises:
+      ValueError: if it has fewer axes, or no step.
+    """
+    if values.ndim < 2 or values.shape[0] == 0:
+        raise ValueError(
+            f"`{name}` must be time-major [T, B, ...] with T >= 1, got shape {values.shape}."
+        )
+
+
+def choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Refuses what is not among `choices`.
+
+    Raises:
+      ValueError: if it is none of them.
+    """
+    choices = tuple(choices)
+    # By type too: an array is equal to no word.
+    if not any(isinstance(value, type(c)) and value == c for c in choices):
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}."
+        )
