@@ -13,7 +13,6 @@ import logging
 import pathlib
 import re
 import shutil
-import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -28,8 +27,6 @@ from jsnn import mesh
 _PREFIX = "step_"
 _UNFINISHED = ".part"  # Orbax appends an ending of its own to it
 _CHECKSUMS = "checksums.json"
-# What Orbax and TensorStore take for patterns or addresses, or cannot pass on (bytes that are no UTF-8).
-_ODD = re.compile(r"[][\\*?:\ud800-\udfff]")
 
 
 class CheckpointError(RuntimeError):
@@ -68,8 +65,8 @@ def save(folder: pathlib.Path, step: int, state: Any, *, keep: int = 2) -> None:
             _remove_unfinished(folder)
             _probe(part)
         mesh.wait("checkpoint begins")
-        with _quiet(), _reachable(part) as name:
-            ocp.save(name, _arrays(state))  # every process writes what it holds
+        with _quiet():
+            ocp.save(str(part), _arrays(state))  # every process writes what it holds
         if mesh.is_primary():
             (part / _CHECKSUMS).write_text(json.dumps(_checksums(part)))
             part.rename(path)
@@ -125,16 +122,15 @@ def _load(path: pathlib.Path, like: Any) -> Any:
     if json.loads((path / _CHECKSUMS).read_text()) != _checksums(path):
         raise ValueError("its files do not match their checksums")
     wanted = _arrays(like)
-    with _reachable(path) as name:
-        if problem := _difference(ocp.metadata(name).metadata, wanted):
-            raise CheckpointError(
-                f"The checkpoint {path} belongs to another model: {problem}. Use the configuration it was written with, or "
-                "another folder."
-            )
-        # As NumPy arrays, which `_tree` puts on the default device: arrays that Orbax puts on a device are committed to it,
-        # and the step would be compiled for them once more.
-        template = {name: np.empty(x.shape, x.dtype) for name, x in wanted.items()}
-        return _tree(ocp.load(name, template), like)
+    if problem := _difference(ocp.metadata(str(path)).metadata, wanted):
+        raise CheckpointError(
+            f"The checkpoint {path} belongs to another model: {problem}. Use the configuration it was written with, or "
+            "another folder."
+        )
+    # As NumPy arrays, which `_tree` puts on the default device: arrays that Orbax puts on a device are committed to it, and
+    # the step would be compiled for them once more.
+    template = {name: np.empty(x.shape, x.dtype) for name, x in wanted.items()}
+    return _tree(ocp.load(str(path), template), like)
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -216,18 +212,6 @@ def _delete(path: pathlib.Path) -> None:
 def _remove_unfinished(folder: pathlib.Path) -> None:
     for path in folder.glob(f"{_PREFIX}*{_UNFINISHED}*"):
         _delete(path)
-
-
-@contextlib.contextmanager
-def _reachable(path: pathlib.Path) -> Iterator[str]:
-    """The path as Orbax can take it: through a link with a plain name if its own is odd."""
-    if not _ODD.search(str(path)):
-        yield str(path)
-        return
-    with tempfile.TemporaryDirectory(prefix="jsnn-") as folder:
-        link = pathlib.Path(folder) / "checkpoints"
-        link.symlink_to(path.parent, target_is_directory=True)
-        yield str(link / path.name)
 
 
 @contextlib.contextmanager
