@@ -25,8 +25,8 @@ class Activity(NamedTuple):
     """
 
     spikes: Float[Array, "T B *N"] | None
-    membrane: Float[Array, "T B *N"]  # `v` of the state after each step
-    threshold: Float[Array, "..."] | None  # broadcasts against N; adaptive: at rest
+    membrane: Float[Array, "T B *N"]  # compared with the threshold, before any reset
+    threshold: Float[Array, "..."] | None  # broadcasts against N; [T B *N] if it moves
 
     @property
     def output(self) -> Float[Array, "T B *N"]:
@@ -104,17 +104,23 @@ def _inner(pair: Any) -> Any:
 
 
 def _observe(layer: layers.Neurons, state: Any, x: Signal) -> Activity:
-    """Runs a layer of neurons from `state` over all steps; the layer's own scan carries the membrane out beside the output."""
+    """Runs a layer of neurons from `state` over all steps; the layer's own scan carries membrane and threshold out beside the output."""
     neuron, params = layer.model()
 
     def step(params, state, current):
-        state, output = neuron.step(params, state, current)
-        return state, jnp.stack([output, _inner(state).v])
+        new, output = neuron.step(params, state, current)
+        charged = neuron.charge and neuron.charge(params, state, current)
+        seen = [output, _inner(new).v if charged is None else charged]
+        if neuron.threshold is not None:
+            seen.append(neuron.threshold(params, state))
+        return new, jnp.stack(seen)
 
-    _, both = neuron_block(neuron._replace(step=step), params)(state, x)
+    _, seen = neuron_block(neuron._replace(step=step), params)(state, x)
     threshold = getattr(_inner(params), "threshold", None)
-    spikes = None if threshold is None else both[:, 0]
-    return Activity(spikes, both[:, 1], threshold)
+    spikes = None if threshold is None else seen[:, 0]
+    return Activity(
+        spikes, seen[:, 1], threshold if neuron.threshold is None else seen[:, 2]
+    )
 
 
 def _visit(
@@ -136,7 +142,8 @@ def _visit(
 def record(graphdef: Any, model: layers.Model, x: Signal) -> list[Activity]:
     """Runs a model in evaluation mode and returns what each of its `Neurons` layers did.
 
-    The last activity holds the network's output if it ends in neurons. Memory: two float32 values a neuron, sample and step.
+    The last activity holds the network's output if it ends in neurons. Memory: two float32 values a neuron, sample and step; three where
+    thresholds move.
 
     Args:
       graphdef: static part of the model, from `layers.split`.

@@ -39,12 +39,17 @@ class Neuron(NamedTuple):
       init: `(shape, dtype=float32) -> state`: the state at rest.
       step: `(params, state, current) -> (state, output)`: one time step, the body `lax.scan` wants.
       elementwise: whether `step` treats every neuron by itself, so that one kernel may run all steps of some of them (`jsnn.fused`).
+      charge: `(params, state, current) -> membrane`: what `step` compares with the threshold, before it resets. For figures; without
+        it they show `v` of the new state.
+      threshold: `(params, state) -> threshold` of the step that starts from `state`, where it moves; otherwise that of `params`.
     """
 
     params: Any
     init: Callable[..., Any]
     step: Callable[[Any, Any, Array], tuple[Any, Array]]
     elementwise: bool = False
+    charge: Callable[[Any, Any, Array], Array] | None = None
+    threshold: Callable[[Any, Any], Array] | None = None
 
 
 def decay(dt: float, tau: ArrayLike) -> ArrayLike:
@@ -144,25 +149,32 @@ def lif(
     def init(shape: tuple[int, ...], dtype=jnp.float32) -> LIFState:
         return LIFState(jnp.zeros(shape, dtype))
 
+    def charge(
+        params: LIFParams, state: LIFState, current: Float[Array, "..."]
+    ) -> Float[Array, "..."]:
+        beta, theta = _as(state.v, params)
+        x = (1 - beta) * current if scale_input else current
+        if not delayed_reset or reset == "none":
+            return beta * state.v + x
+        fired = fired_at(state.v, theta)
+        if reset == "subtract":
+            return beta * state.v + x - theta * fired
+        return beta * (1 - fired) * state.v + x
+
     def step(
         params: LIFParams, state: LIFState, current: Float[Array, "..."]
     ) -> tuple[LIFState, Float[Array, "..."]]:
-        beta, theta = _as(state.v, params)
-        x = (1 - beta) * current if scale_input else current
-        if delayed_reset and reset != "none":
-            fired = fired_at(state.v, theta)
-            v = (
-                beta * state.v + x - theta * fired
-                if reset == "subtract"
-                else beta * (1 - fired) * state.v + x
-            )
-            return LIFState(v), spike_fn(v - theta, at_threshold=inclusive)
-        v = beta * state.v + x
+        theta = _as(state.v, params.threshold)
+        v = charge(params, state, current)
         spikes = spike_fn(v - theta, at_threshold=inclusive)
+        if delayed_reset:
+            return LIFState(v), spikes
         fired = jax.lax.stop_gradient(spikes) if detach_reset else spikes
         return LIFState(_apply_reset(reset, v, fired, theta)), spikes
 
-    return Neuron(LIFParams(beta, threshold), init, step, elementwise=True)
+    return Neuron(
+        LIFParams(beta, threshold), init, step, elementwise=True, charge=charge
+    )
 
 
 def integrate_and_fire(
@@ -233,17 +245,30 @@ def current_lif(
     def init(shape: tuple[int, ...], dtype=jnp.float32) -> CurrentLIFState:
         return CurrentLIFState(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
+    def driven(
+        params: CurrentLIFParams, state: CurrentLIFState, current: Float[Array, "..."]
+    ):
+        """What the membrane's own functions take."""
+        i = _as(state.i, params.alpha) * state.i + current
+        return LIFParams(params.beta, params.threshold), LIFState(state.v), i
+
+    def charge(params, state, current):
+        assert membrane.charge is not None
+        return membrane.charge(*driven(params, state, current))
+
     def step(
         params: CurrentLIFParams, state: CurrentLIFState, current: Float[Array, "..."]
     ):
-        i = _as(state.i, params.alpha) * state.i + current
-        new, spikes = membrane.step(
-            LIFParams(params.beta, params.threshold), LIFState(state.v), i
-        )
-        return CurrentLIFState(i, new.v), spikes
+        args = driven(params, state, current)
+        new, spikes = membrane.step(*args)
+        return CurrentLIFState(args[-1], new.v), spikes
 
     return Neuron(
-        CurrentLIFParams(alpha, beta, threshold), init, step, elementwise=True
+        CurrentLIFParams(alpha, beta, threshold),
+        init,
+        step,
+        elementwise=True,
+        charge=charge,
     )
 
 
@@ -291,12 +316,22 @@ def adaptive_lif(
     def init(shape: tuple[int, ...], dtype=jnp.float32) -> AdaptiveLIFState:
         return AdaptiveLIFState(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
+    def charge(
+        params: AdaptiveLIFParams, state: AdaptiveLIFState, current: Float[Array, "..."]
+    ):
+        beta = _as(state.v, params.beta)
+        return beta * state.v + ((1 - beta) * current if scale_input else current)
+
+    def threshold_at(params: AdaptiveLIFParams, state: AdaptiveLIFState):
+        theta, strength = _as(state.v, (params.threshold, params.strength))
+        return theta + strength * state.a
+
     def step(
         params: AdaptiveLIFParams, state: AdaptiveLIFState, current: Float[Array, "..."]
     ):
-        beta, theta, rho, strength = _as(state.v, params)
-        v = beta * state.v + ((1 - beta) * current if scale_input else current)
-        theta_t = theta + strength * state.a
+        rho = _as(state.v, params.rho)
+        v = charge(params, state, current)
+        theta_t = threshold_at(params, state)
         spikes = spike_fn(v - theta_t, at_threshold=spike_at == ">=")
         fired = jax.lax.stop_gradient(spikes) if detach_reset else spikes
         return AdaptiveLIFState(
@@ -304,7 +339,12 @@ def adaptive_lif(
         ), spikes
 
     return Neuron(
-        AdaptiveLIFParams(beta, threshold, rho, strength), init, step, elementwise=True
+        AdaptiveLIFParams(beta, threshold, rho, strength),
+        init,
+        step,
+        elementwise=True,
+        charge=charge,
+        threshold=threshold_at,
     )
 
 
@@ -351,13 +391,24 @@ def recurrent(neuron: Neuron, weight: Float[Array, "N N"]) -> Neuron:
     def init(shape: tuple[int, ...], dtype=jnp.float32) -> RecurrentState:
         return RecurrentState(neuron.init(shape, dtype), jnp.zeros(shape, dtype))
 
+    def driven(
+        params: RecurrentParams, state: RecurrentState, current: Float[Array, "... N"]
+    ):
+        """What the inner neuron's own functions take."""
+        weight = jnp.asarray(params.weight, state.spikes.dtype)
+        return params.neuron, state.neuron, current + state.spikes @ weight
+
     def step(
         params: RecurrentParams, state: RecurrentState, current: Float[Array, "... N"]
     ):
-        weight = jnp.asarray(params.weight, state.spikes.dtype)
-        inner, spikes = neuron.step(
-            params.neuron, state.neuron, current + state.spikes @ weight
-        )
+        inner, spikes = neuron.step(*driven(params, state, current))
         return RecurrentState(inner, spikes), spikes
 
-    return Neuron(RecurrentParams(neuron.params, weight), init, step)
+    charge, threshold = neuron.charge, neuron.threshold
+    return Neuron(
+        RecurrentParams(neuron.params, weight),
+        init,
+        step,
+        charge=charge and (lambda p, s, x: charge(*driven(p, s, x))),
+        threshold=threshold and (lambda p, s: threshold(p.neuron, s.neuron)),
+    )

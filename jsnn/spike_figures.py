@@ -129,8 +129,9 @@ def membranes(
 ) -> "Figure":
     """Membranes of a few neurons of each layer on one sample, over their threshold, with spikes as strokes above.
 
-    The membrane is the one each step ends with: after an immediate reset, before a delayed one. From left to right neurons
-    are chosen from the one that spikes most to the one that spikes least, silent ones left out where there are enough others.
+    The membrane is what each step compares with the threshold, before any reset: the neuron spikes where the line is above. Both are
+    in units of the threshold at rest; one that adapts rises and falls. From left to right neurons are chosen from the one that
+    spikes most to the one that spikes least, silent ones left out where there are enough others.
 
     Args:
       activities: from `activity.record`.
@@ -148,18 +149,19 @@ def membranes(
         grid = figure.subplots(len(activities), num_neurons, sharex=True, squeeze=False)
         for row, name, one in zip(grid, names, activities, strict=True):
             v = _flat(one.membrane[:, sample])
-            spikes = np.zeros_like(v)
-            unit = np.ones(v.shape[1])
+            spikes, theta = np.zeros_like(v), np.ones_like(v)
             if one.spikes is not None:
                 spikes = _flat(one.spikes[:, sample])
-                shape = one.membrane.shape[2:]
-                unit = np.broadcast_to(np.asarray(one.threshold), shape).reshape(-1)
+                theta = np.broadcast_to(np.asarray(one.threshold), one.membrane.shape)
+                theta = _flat(theta[:, sample])
             order = np.lexsort((-v.max(0), -spikes.sum(0)))
             chosen = _choose(order, spikes, num_neurons)
             for ax in row[len(chosen) :]:
                 ax.set_axis_off()
             for ax, n in zip(row, chosen, strict=False):
-                _trace(ax, v[:, n] / unit[n], spikes[:, n], one.spikes is not None)
+                unit = theta[0, n]  # every trial begins at rest
+                fired = None if one.spikes is None else spikes[:, n]
+                _trace(ax, v[:, n] / unit, theta[:, n] / unit, fired)
                 index = np.unravel_index(n, one.membrane.shape[2:])
                 where = ", ".join(str(int(i)) for i in index)
                 where = f"({where})" if len(index) > 1 else where
@@ -170,14 +172,20 @@ def membranes(
     return figure
 
 
-def _trace(ax: "Axes", v: np.ndarray, spikes: np.ndarray, spiking: bool) -> None:
+def _trace(
+    ax: "Axes", v: np.ndarray, theta: np.ndarray, spikes: np.ndarray | None
+) -> None:
     time = np.arange(len(v))
     ax.plot(time, v, color=COLOURS["blue"], lw=1.4)
-    if not spiking:
+    if spikes is None:
         return
-    top, bottom = max(v.max(), 1.0), min(v.min(), 0.0)
+    top, bottom = max(v.max(), theta.max()), min(v.min(), 0.0)
     height = top - bottom
-    ax.axhline(1.0, color=COLOURS["muted"], lw=0.9, ls=(0, (4, 3)))
+    dashed = {"color": COLOURS["muted"], "lw": 0.9, "ls": (0, (4, 3))}
+    if (theta == 1).all():
+        ax.axhline(1.0, **dashed)  # across the whole panel
+    else:
+        ax.plot(time, theta, **dashed)
     low, high = top + 0.12 * height, top + 0.34 * height
     when = np.flatnonzero(spikes)
     width = float(np.clip(60 / len(v), 0.6, 1.8))

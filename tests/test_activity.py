@@ -19,16 +19,16 @@ def build(*parts, **options):
 
 
 def loop(currents, beta, threshold, recurrent=None):
-    """LIF with immediate subtraction: membranes after the reset, and spikes, `[T, B, N]` in float64."""
+    """LIF with immediate subtraction: membranes before the reset, and spikes, `[T, B, N]` in float64."""
     v = np.zeros(currents.shape[1:])
     s = np.zeros_like(v)
     membranes, spikes = [], []
     for current in currents:
         v = beta * v + current + (0 if recurrent is None else s @ recurrent)
         s = (v > threshold).astype(float)
-        v = v - threshold * s
         membranes.append(v)
         spikes.append(s)
+        v = v - threshold * s
     return np.stack(membranes), np.stack(spikes)
 
 
@@ -140,6 +140,47 @@ def test_recurrent_layer():
     np.testing.assert_array_equal(recurrent_row.accumulates, 7 * s[:-1].sum((0, 2)))
     assert s[-1].any()
     assert recurrent_row.conventional == 0
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+@pytest.mark.parametrize("kind", ["lif", "delayed", "current", "adaptive", "recurrent"])
+def test_membranes_are_those_compared_with_the_threshold(kind, reset):
+    """A neuron spikes exactly where its membrane is drawn above its threshold, and both are those of a float64 loop."""
+    rng, beta, theta, rho, alpha, c = np.random.default_rng(0), 0.75, 0.5, 0.5, 0.25, 2
+    make = {
+        "current": lambda **k: neurons.current_lif(alpha=alpha, **k),
+        "adaptive": lambda **k: neurons.adaptive_lif(rho=rho, strength=c, **k),
+    }.get(kind, neurons.lif)
+    delayed = {"delayed_reset": True} if kind == "delayed" else {}
+    neuron = make(beta=beta, threshold=theta, reset=reset, **delayed)
+    weight = rng.integers(-4, 5, (3, 3)) / 4 * (kind == "recurrent")
+    layer = layers.Neurons(neuron)
+    if kind == "recurrent":
+        layer = layers.Neurons(neuron, recurrent=3, rngs=nnx.Rngs(0))
+        layer.recurrent[...] = jnp.asarray(weight, jnp.float32)
+    # Multiples of a power of two, so that float32 is exact for the few steps that decide.
+    x = rng.integers(-2, 7, (T, B, 3)) / 8
+    (got,) = activity.record(*build(layer), jnp.asarray(x, jnp.float32))
+    v = i = a = s = np.zeros((B, 3))
+    for t in range(T):
+        i = (alpha * i if kind == "current" else 0) + x[t] + s @ weight
+        if kind == "delayed":  # the reset of the spike before comes now
+            v = beta * (v * (1 - s) if reset == "zero" else v) + i
+            v = v - theta * s if reset == "subtract" else v
+        else:
+            v = beta * v + i
+        now = theta + c * a if kind == "adaptive" else theta
+        s = (v > now).astype(float)
+        np.testing.assert_allclose(got.membrane[t], v, atol=1e-6)
+        np.testing.assert_array_equal(got.spikes[t], s)
+        drawn = np.broadcast_to(got.threshold, got.membrane.shape)[t]
+        np.testing.assert_allclose(drawn, np.broadcast_to(now, v.shape), atol=1e-6)
+        np.testing.assert_array_equal(got.spikes[t], got.membrane[t] > drawn)
+        a = rho * a + s
+        if kind != "delayed":
+            v = {"subtract": v - now * s, "zero": v * (1 - s), "none": v}[reset]
+    assert 0 < np.asarray(got.spikes).mean() < 1
+    assert float(got.membrane.max()) > theta
 
 
 def test_names():

@@ -311,9 +311,9 @@ def test_traces_for_plots():
     for n in range(T):
         v, i = a * v + kap * i, b * i
         fired += int((v >= 1).sum())
+        np.testing.assert_allclose(path.v[n], v, atol=2e-5)  # before the reset
         v = np.where(v >= 1, v - 1.0, v)
         i = i + np.asarray(u[n])
-        np.testing.assert_allclose(path.v[n], v, atol=2e-5)
         np.testing.assert_allclose(path.i[n], i, atol=2e-5)
     assert fired > 2
 

@@ -174,8 +174,8 @@ def pictures(
         ),
         report.Picture(
             spike_figures.membranes(activities, names, sample=shown),
-            f"Membranes for {what}. Input charges a membrane; above the threshold the neuron spikes and the membrane is lowered by "
-            "one threshold at once, so the trace shows what is left. Each row of panels goes from neurons that spike much to those that spike little.",
+            f"Membranes for {what}, as each step compares them with the threshold. Above it the neuron spikes, and what the next step "
+            "starts from is lowered by one threshold. Each row of panels goes from neurons that spike much to those that spike little.",
         ),
         report.Picture(
             spike_figures.samples(

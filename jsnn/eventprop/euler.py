@@ -70,7 +70,7 @@ def _run(static: _Static, params: LIFParams, mass: Array) -> tuple[Array, Array,
         inverse = jnp.where(spiked, 1.0 / (i - p.threshold + 1e-10), 0.0)
         v = jnp.where(spiked, p.reset, new)
         i = i - static.dt / p.tau_syn * i + u
-        return (v, i), (spiked.astype(mass.dtype), inverse, v)
+        return (v, i), (spiked.astype(mass.dtype), inverse, new)
 
     rest = jnp.zeros_like(mass[0])
     _, (spikes, inverse, v) = jax.lax.scan(step, (rest, rest), mass[:-1])
@@ -79,7 +79,7 @@ def _run(static: _Static, params: LIFParams, mass: Array) -> tuple[Array, Array,
 
 
 def membranes(params: LIFParams, drive: Drive, *, dt: float) -> Float[Array, "T B *N"]:
-    """Membrane after every step, `[T, B, *N]`, for plots. No gradient."""
+    """Membrane that every step compares with the threshold, before any reset, `[T, B, *N]`, for plots. No gradient."""
     require_drive(drive)
     mass = jax.lax.stop_gradient(drive.mass)
     _, _, v = _run(_Static(dt, True), params, mass)

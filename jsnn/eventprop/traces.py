@@ -23,15 +23,16 @@ class Adjoint(NamedTuple):
 def membranes(
     params: LIFParams, drive: Drive, *, dt: float, reset: Reset = "subtract"
 ) -> GridState:
-    """Membrane and synaptic current of `grid.lif` after every step, `[T, B, *N]`, from rest. No gradient."""
+    """Membrane of `grid.lif` before any reset, and synaptic current, after every step, `[T, B, *N]`, from rest. No gradient."""
     scheme = make_scheme(dt, "substep", reset, 1e-2, 1)
     mass = jax.lax.stop_gradient(drive.mass)
     p = aligned(params, mass.shape[1:], mass.dtype)
     coefficients = flow(jnp.asarray(dt, mass.dtype), p.tau_mem, p.tau_syn)
 
     def step(state, u):
+        charged = coefficients.a * state.v + coefficients.kappa * state.i
         state, _ = membrane_step(scheme, p, coefficients, state, u)
-        return state, state
+        return state, state._replace(v=charged)
 
     return jax.lax.scan(step, rest_state(drive), mass)[1]
 
@@ -50,7 +51,7 @@ def adjoints(params: LIFParams | LIParams, gradient: Drive) -> Adjoint:
 class LayerTrace(NamedTuple):
     """What went on inside one layer of neurons, `[T, B, *N]` each; `spikes` is None for leaky integrators."""
 
-    membrane: Float[Array, "T B *N"]
+    membrane: Float[Array, "T B *N"]  # compared with the threshold, before any reset
     spikes: Float[Array, "T B *N"] | None
     adjoint: Adjoint
 
