@@ -13,6 +13,8 @@ import logging
 import pathlib
 import re
 import shutil
+import tempfile
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -27,6 +29,10 @@ from jsnn import mesh
 _PREFIX = "step_"
 _UNFINISHED = ".part"  # Orbax appends an ending of its own to it
 _CHECKSUMS = "checksums.json"
+# What Orbax and TensorStore take for patterns or addresses, or cannot pass on (bytes that are no UTF-8).
+_ODD = re.compile(r"[][\\*?:\ud800-\udfff]")
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 class CheckpointError(RuntimeError):
@@ -65,8 +71,8 @@ def save(folder: pathlib.Path, step: int, state: Any, *, keep: int = 2) -> None:
             _remove_unfinished(folder)
             _probe(part)
         mesh.wait("checkpoint begins")
-        with _quiet():
-            ocp.save(str(part), _arrays(state))  # every process writes what it holds
+        with _orbax(part) as name:
+            ocp.save(name, _arrays(state))  # every process writes what it holds
         if mesh.is_primary():
             (part / _CHECKSUMS).write_text(json.dumps(_checksums(part)))
             part.rename(path)
@@ -122,15 +128,16 @@ def _load(path: pathlib.Path, like: Any) -> Any:
     if json.loads((path / _CHECKSUMS).read_text()) != _checksums(path):
         raise ValueError("its files do not match their checksums")
     wanted = _arrays(like)
-    if problem := _difference(ocp.metadata(str(path)).metadata, wanted):
-        raise CheckpointError(
-            f"The checkpoint {path} belongs to another model: {problem}. Use the configuration it was written with, or "
-            "another folder."
-        )
-    # As NumPy arrays, which `_tree` puts on the default device: arrays that Orbax puts on a device are committed to it, and
-    # the step would be compiled for them once more.
-    template = {name: np.empty(x.shape, x.dtype) for name, x in wanted.items()}
-    return _tree(ocp.load(str(path), template), like)
+    with _orbax(path) as name:
+        if problem := _difference(ocp.metadata(name).metadata, wanted):
+            raise CheckpointError(
+                f"The checkpoint {path} belongs to another model: {problem}. Use the configuration it was written with, or "
+                "another folder."
+            )
+        # As NumPy arrays, which `_tree` puts on the default device: arrays that Orbax puts on a device are committed to it,
+        # and the step would be compiled for them once more.
+        template = {name: np.empty(x.shape, x.dtype) for name, x in wanted.items()}
+        return _tree(ocp.load(name, template), like)
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -215,12 +222,20 @@ def _remove_unfinished(folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax logs the traceback of every failure, several times; the exception that arrives here says it once."""
+def _orbax(path: pathlib.Path) -> Iterator[str]:
+    """The path as Orbax can take it, one thread at a time (two that save at once disturb each other), without its log.
+
+    A path that is odd gets a plain name by a link. Orbax logs the traceback of every failure, several times; the
+    exception that arrives here says it once.
+    """
     logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL + 1)
+        if not _ODD.search(str(path)):
+            yield str(path)
+            return
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jsnn-"))
+        link = pathlib.Path(folder) / "checkpoints"
+        link.symlink_to(path.parent, target_is_directory=True)
+        yield str(link / path.name)

@@ -5,8 +5,10 @@ out/metrics.jsonl    one JSON object a row
 out/summary.json     the result, flat
 out/checkpoints/     see `jsnn.checkpoint`
 out/tensorboard/     event files, on request
+out/.lock            says which process writes here: see `jsnn.lock`
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -14,14 +16,17 @@ import math
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
+import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jsnn import checkpoint, mesh
+from jsnn import checkpoint, lock, mesh
 
 PACKAGES = ("jsnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -94,9 +99,9 @@ def _plain(value: Any) -> Any:
 
 
 class Run:
-    """A run folder. Opening it checks everything that could fail later: that it can be written, and that nothing is overwritten.
+    """A run folder. Opening it checks everything that could fail later: that it can be written, that nothing is overwritten, and that no other process uses it.
 
-    Several processes of one run all open it; process 0 alone writes.
+    Several processes of one run all open it; process 0 alone writes, and holds the folder's lock until `finish`, or to its own end.
 
     Args:
       out: the folder; made if it is missing.
@@ -104,10 +109,12 @@ class Run:
       config: dataclass or dictionary of everything that decides the result.
       resume: go on from the newest checkpoint, if there is one; the configuration must be the same.
       tensorboard: also write event files (needs the package tensorboardX).
+      before: of flags that came later than the first version: what a run did that was older than the flag. A config.json
+        without the flag is read so.
 
     Raises:
-      RunError: if the folder cannot be written, already holds a run and `resume` is off, or holds a run of another
-        configuration or a damaged one.
+      RunError: if the folder cannot be written, is in use by another process, already holds a run and `resume` is off, or
+        holds a run of another configuration or a damaged one.
     """
 
     def __init__(
@@ -118,7 +125,9 @@ class Run:
         config: Any,
         resume: bool = False,
         tensorboard: bool = False,
+        before: Mapping[str, Any] | None = None,
     ):
+        self._before, self._lock = _plain(dict(before or {})), None
         self.out, self.experiment, self.config = out, experiment, _plain(config)
         self.resume, self.checkpoints = resume, out / "checkpoints"
         self._metrics, self._config = out / "metrics.jsonl", out / "config.json"
@@ -133,9 +142,10 @@ class Run:
     def _open(self, tensorboard: bool) -> RunError | None:
         """Checks the folder and writes its config.json; returns the mistake, so that all processes can be told."""
         try:
-            self._make_folder()
-            self._check_previous()
             self._tensorboard = _tensorboard_writer() if tensorboard else None
+            self._check_previous()  # before anything is made
+            self._lock = self._take()
+            self._check_previous()  # another process may have been here meanwhile
             if not self._config.exists():
                 record = {
                     "experiment": self.experiment,
@@ -150,16 +160,27 @@ class Run:
             return error
         return None
 
-    def _make_folder(self) -> None:
+    def _take(self) -> lock.Lock:
+        """Makes the folder, sees that it can be written, and locks it."""
+        if re.match(r"[A-Za-z][\w+.-]+:/", str(self.out)):
+            raise RunError(
+                f"`--out {self.out}` is an address and no folder. Choose a folder; to write to storage elsewhere, mount it."
+            )
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            probe = self.out / ".probe"
-            probe.write_text("")
-            probe.unlink()
+            held = lock.hold(self.out)
+            _replace(self.out / f".{uuid.uuid4().hex}", "").unlink()
+            for part in self.out.glob(f".*.{'?' * 32}.part"):  # left by a kill
+                part.unlink()
+        except lock.LockedError as error:
+            raise RunError(
+                f"`--out {self.out}` is in use {error}. Wait until that ends, stop it, or choose another folder."
+            ) from error
         except OSError as error:
             raise RunError(
                 f"`--out {self.out}` cannot be written ({error.strerror}). Choose a folder you may write to."
             ) from error
+        return held
 
     def _check_previous(self) -> None:
         """Refuses what lies in the folder unless it is this very run, to be resumed."""
@@ -176,6 +197,7 @@ class Run:
         try:
             record = json.loads(self._config.read_text())
             then = {"experiment": record["experiment"], **record["config"]}
+            then = {k: v for k, v in self._before.items() if k in self.config} | then
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{self._config} is damaged ({error}); start in a new folder."
@@ -215,11 +237,8 @@ class Run:
             self._write(self.out / name, content)
 
     def _write(self, path: pathlib.Path, content: str) -> None:
-        """Writes under another name first, so that a kill or a full disk never leaves half a file."""
-        part = path.with_name(f".{path.name}.part")
         try:
-            part.write_text(content)
-            part.replace(path)
+            _replace(path, content)
         except OSError as error:
             raise self._full(path, error) from error
 
@@ -291,7 +310,21 @@ class Run:
             self._write(self.out / "summary.json", json.dumps(whole, indent=2) + "\n")
         if self._writer is not None:
             self._writer.close()
+        self._lock = None
         return whole
+
+
+def _replace(path: pathlib.Path, content: str) -> pathlib.Path:
+    """Writes under a new name first, so that a kill or a full disk never leaves half a file, and nothing is written through a link."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with part.open("x") as file:
+            file.write(content)
+        return part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
 
 
 def _tensorboard_writer() -> Any:

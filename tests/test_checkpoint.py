@@ -1,5 +1,6 @@
 """Checkpoints: exact round trips, and what remains after damage, a full disk or a kill."""
 
+import concurrent.futures
 import os
 import pathlib
 import shutil
@@ -73,6 +74,38 @@ def test_round_trip_is_exact(tmp_path):
     assert bits(after) == bits(before)
     draws = [jax.random.normal(s.keys[2]) for s in (before, after)]
     assert draws[0] == draws[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["run[1]", "back\\slash", "gs:", "a*?{b}", os.fsdecode(b"\xff"), "é b"]
+)
+def test_folders_may_have_any_name(tmp_path, name):
+    """Orbax reads brackets and backslashes as patterns, and a colon as an address."""
+    folder = tmp_path / name / "checkpoints"
+    for step in range(3):
+        checkpoint.save(folder, step, {"w": jnp.arange(5.0) + step})
+    after = checkpoint.restore(folder, {"w": jnp.zeros(5)})
+    assert after is not None
+    assert after["w"].tolist() == [2, 3, 4, 5, 6]
+    assert checkpoint.steps(folder) == [1, 2]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "step_00000001",
+        "step_00000002",
+    ]
+    with pytest.raises(checkpoint.CheckpointError, match="belongs to another model"):
+        checkpoint.restore(folder, {"w": jnp.zeros(4)})
+
+
+def test_threads_may_save_at_once(tmp_path):
+    def trip(number):
+        before = {"w": jnp.arange(50.0) + number}
+        for step in range(3):
+            checkpoint.save(tmp_path / str(number), step, before)
+        after = checkpoint.restore(tmp_path / str(number), {"w": jnp.zeros(50)})
+        return after is not None and bool((after["w"] == before["w"]).all())
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(trip, range(4)))
 
 
 def test_a_restored_state_differs_from_its_template_in_values_alone(tmp_path):

@@ -1,9 +1,12 @@
 """Run folders: what is refused, what is written, and what survives a kill or a full disk."""
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 from small_disk import fill, make_read_only, mounted
 
-from jsnn import runs
+from jsnn import lock, runs
 
 
 def open_run(out: pathlib.Path, *, config=None, **kwargs) -> runs.Run:
@@ -69,6 +72,109 @@ def test_a_run_is_never_overwritten(tmp_path):
         open_run(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     assert open_run(tmp_path, resume=True).rows() == [{"split": "train", "step": 1}]
+
+
+HOLDER = """
+import pathlib, sys
+from jsnn import lock, runs
+run = runs.Run(pathlib.Path(sys.argv[1]), experiment="test", config={"seed": 0}, resume=True)
+run.log({"split": "train", "step": 1})
+print("ready", flush=True)
+sys.stdin.readline()
+run.finish({})
+print("finished", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that has the run open."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_folder_belongs_to_one_process_until_its_death(tmp_path, holder):
+    out = tmp_path / "run"
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(runs.RunError, match=rf"in use by process {holder.pid} on"):
+        open_run(out, resume=True)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    run = open_run(out, resume=True)
+    assert run.rows() == [{"split": "train", "step": 1}]
+    assert open_run(out, resume=True).rows() == run.rows()  # the same process again
+
+
+def test_a_finished_run_lets_go_of_its_folder(tmp_path, holder):
+    print(file=holder.stdin, flush=True)
+    assert holder.stdout.readline() == "finished\n"
+    assert holder.poll() is None
+    open_run(tmp_path / "run", resume=True)
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with pytest.warns(UserWarning, match=r"cannot be locked \(No locks available\)"):
+        open_run(tmp_path).log({"step": 1})
+
+
+@pytest.mark.parametrize("name", [".lock", ".probe", ".config.json.part"])
+def test_nothing_is_written_through_a_link(tmp_path, name):
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    mine.write_text("mine")
+    out.mkdir()
+    (out / name).symlink_to(mine)
+    if name == ".lock":
+        with pytest.raises(runs.RunError, match="cannot be written"):
+            open_run(out)
+    else:
+        open_run(out).finish({})
+    assert mine.read_text() == "mine"
+
+
+def test_what_else_lies_there_stays_and_what_a_kill_left_goes(tmp_path):
+    names = ["probe", ".probe", ".config.json.part", ".notes.part"]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    left = tmp_path / f".summary.json.{'0' * 32}.part"
+    left.write_text("half")
+    open_run(tmp_path)
+    assert [(tmp_path / name).read_text() for name in names] == ["mine"] * len(names)
+    assert not left.exists()
+
+
+def test_an_address_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(runs.RunError, match=r"`--out gs:/b/run` is an address"):
+        open_run(pathlib.Path("gs://b/run"))
+    assert not list(tmp_path.iterdir())
+    open_run(tmp_path / "gs:" / "run")
+
+
+def test_a_run_older_than_a_flag_did_what_it_declares(tmp_path):
+    open_run(tmp_path, config={"seed": 0})
+    now = {"seed": 0, "share": 1.0, "sizes": (1, 2)}
+    before = {"share": 1.0, "sizes": (1, 2), "seed": 7, "gone": 3}
+    open_run(tmp_path, config=now, resume=True, before=before)
+    with pytest.raises(runs.RunError, match=r"\(share was 1.0, now 0.5\)"):
+        open_run(tmp_path, config=now | {"share": 0.5}, resume=True, before=before)
+    with pytest.raises(runs.RunError, match=r"\(share was None, now 1.0\)"):
+        open_run(tmp_path, config={"seed": 0, "share": 1.0}, resume=True)
 
 
 def test_resuming_nothing_starts(tmp_path):

@@ -5,6 +5,7 @@
 `report.html` is one file with curves, spikes, membranes and classified digits.
 """
 
+import contextlib
 import pathlib
 import re
 from collections.abc import Callable
@@ -24,15 +25,16 @@ def new_folder(out: pathlib.Path) -> pathlib.Path:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        found = (re.fullmatch(r"run-(\d+)", path.name) for path in out.iterdir())
-        number = 1 + max((int(match[1]) for match in found if match), default=0)
-        folder = out / f"run-{number}"
-        folder.mkdir()
+        while True:
+            found = (re.fullmatch(r"run-(\d+)", path.name) for path in out.iterdir())
+            number = 1 + max((int(match[1]) for match in found if match), default=0)
+            with contextlib.suppress(FileExistsError):  # another demo was faster
+                (out / f"run-{number}").mkdir()
+                return out / f"run-{number}"
     except OSError as error:
         raise runs.RunError(
             f"`--out {out}` cannot be written ({error.strerror}). Choose a folder you may write to."
         ) from error
-    return folder
 
 
 # A learning rule joins the demo with one line: its name and a function from the config and a folder of its own to a section.
