@@ -88,7 +88,7 @@ class Config(cli.Devices):
     init_scale: float = 1.0
     """Factor on the initial weights of synapses."""
     slope: float | None = None
-    """Steepness of the surrogate's curve, in units of 1 / potential: see jsnn.surrogate; its own default if omitted."""
+    """Slope of the surrogate's curve, in units of 1 / potential, larger is steeper: see jsnn.surrogate; its own default if omitted."""
     surrogate: str | None = None
     """Curve of the backward pass: see jsnn.surrogate (reference fast_sigmoid, fast arctan)."""
     precision: cli.Precision = "float32"
@@ -120,6 +120,18 @@ class Config(cli.Devices):
         for name in ("learning_rate", "threshold", "init_scale", "slope"):
             cli.check(
                 name, getattr(self, name), lambda x: 0 < x < float("inf"), "be positive"
+            )
+        if self.surrogate is not None:
+            known = surrogate.NAMES
+            cli.check(
+                "surrogate",
+                self.surrogate,
+                known.__contains__,
+                f"be one of {', '.join(known)}",
+            )
+        if self.slope is not None and self.surrogate in surrogate.WITHOUT_SLOPE:
+            raise ValueError(
+                f"`--slope` must be left out: the surrogate {self.surrogate} has none."
             )
         if not 0 <= self.beta <= 1:
             raise ValueError(

@@ -29,6 +29,8 @@ from jsnn import check, surrogate
 
 Reset = Literal["subtract", "zero", "none"]
 SpikeAt = Literal[">", ">="]
+# A surrogate, its name, or any function from `v - threshold` to spikes.
+SpikeFn = surrogate.SpikeFn | Callable[[Array], Array]
 
 
 class Neuron(NamedTuple):
@@ -111,7 +113,7 @@ def lif(
     detach_reset: bool = True,
     spike_at: SpikeAt = ">",
     scale_input: bool = False,
-    spike_fn: surrogate.SpikeFn | None = None,
+    spike_fn: SpikeFn | str | None = None,
 ) -> Neuron:
     r"""Leaky integrate-and-fire neuron.
 
@@ -119,8 +121,8 @@ def lif(
     (or $0$). With a delayed one, $r_t = H(v_{t-1} - \theta)$, $v_t = \beta v_{t-1} + x_t - \theta r_t$ (or
     $\beta(1 - r_t)v_{t-1} + x_t$), $s_t = H(v_t - \theta)$: the spike of a step lowers the membrane of the next.
 
-    The default surrogate is `fast_sigmoid(25)`. Gradients flow through time along $\beta$, and through the reset unless
-    `detach_reset`.
+    `spike_fn` is a surrogate, its name, or any function `u -> spikes` of $u = v - \theta$; `fast_sigmoid(25)` if omitted. Gradients
+    flow through time along $\beta$, and through the reset unless `detach_reset`.
 
     Raises:
       ValueError: if a choice is unknown, `beta` lies outside [0, 1] or `threshold` is not positive.
@@ -136,15 +138,15 @@ def lif(
     check.choice("spike_at", spike_at, get_args(SpikeAt))
     _check_decay("beta", beta)
     _check_threshold(threshold)
-    spike_fn = surrogate.fast_sigmoid() if spike_fn is None else spike_fn
     inclusive = spike_at == ">="
+    fire = surrogate.resolve(spike_fn, at_threshold=inclusive)
 
     def fired_at(v, theta):
         if detach_reset:
             return jax.lax.stop_gradient(
                 (v >= theta if inclusive else v > theta).astype(v.dtype)
             )
-        return spike_fn(v - theta, at_threshold=inclusive)
+        return fire(v - theta, at_threshold=inclusive)
 
     def init(shape: tuple[int, ...], dtype=jnp.float32) -> LIFState:
         return LIFState(jnp.zeros(shape, dtype))
@@ -166,7 +168,7 @@ def lif(
     ) -> tuple[LIFState, Float[Array, "..."]]:
         theta = _as(state.v, params.threshold)
         v = charge(params, state, current)
-        spikes = spike_fn(v - theta, at_threshold=inclusive)
+        spikes = fire(v - theta, at_threshold=inclusive)
         if delayed_reset:
             return LIFState(v), spikes
         fired = jax.lax.stop_gradient(spikes) if detach_reset else spikes
@@ -184,7 +186,7 @@ def integrate_and_fire(
     delayed_reset: bool = False,
     detach_reset: bool = True,
     spike_at: SpikeAt = ">",
-    spike_fn: surrogate.SpikeFn | None = None,
+    spike_fn: SpikeFn | str | None = None,
 ) -> Neuron:
     r"""Integrate-and-fire neuron without leak: `lif` with $\beta = 1$."""
     return lif(
@@ -223,7 +225,7 @@ def current_lif(
     detach_reset: bool = True,
     spike_at: SpikeAt = ">",
     scale_input: bool = False,
-    spike_fn: surrogate.SpikeFn | None = None,
+    spike_fn: SpikeFn | str | None = None,
 ) -> Neuron:
     r"""Current-based LIF neuron: $i_t = \alpha i_{t-1} + x_t$, and `lif` driven by $i_t$.
 
@@ -298,7 +300,7 @@ def adaptive_lif(
     detach_reset: bool = True,
     spike_at: SpikeAt = ">",
     scale_input: bool = False,
-    spike_fn: surrogate.SpikeFn | None = None,
+    spike_fn: SpikeFn | str | None = None,
 ) -> Neuron:
     r"""LIF neuron whose threshold rises with its own spikes (Bellec et al., 2018, https://arxiv.org/abs/1803.09574).
 
@@ -311,7 +313,8 @@ def adaptive_lif(
     _check_decay("rho", rho)
     _check_threshold(threshold)
     check.number("strength", strength)
-    spike_fn = surrogate.fast_sigmoid() if spike_fn is None else spike_fn
+    inclusive = spike_at == ">="
+    fire = surrogate.resolve(spike_fn, at_threshold=inclusive)
 
     def init(shape: tuple[int, ...], dtype=jnp.float32) -> AdaptiveLIFState:
         return AdaptiveLIFState(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
@@ -332,7 +335,7 @@ def adaptive_lif(
         rho = _as(state.v, params.rho)
         v = charge(params, state, current)
         theta_t = threshold_at(params, state)
-        spikes = spike_fn(v - theta_t, at_threshold=spike_at == ">=")
+        spikes = fire(v - theta_t, at_threshold=inclusive)
         fired = jax.lax.stop_gradient(spikes) if detach_reset else spikes
         return AdaptiveLIFState(
             _apply_reset(reset, v, fired, theta_t), rho * state.a + spikes

@@ -5,10 +5,12 @@ everywhere, so the backward pass uses the derivative $\sigma'(u)$ of a smooth cu
 Zenke, 2019, https://arxiv.org/abs/1901.09948). Every curve here is listed with its derivative in `CURVES`, and the tests
 hold one against the other.
 
-The width or slope of a curve may be a tracer, so that `vmap` can sweep it; no gradient flows to it.
+Every curve but the straight line has a slope, in units of 1 / potential: it stretches the axis of $u$, so that a larger slope is a
+steeper, narrower curve. It may be a tracer, so that `vmap` can sweep it; no gradient flows to it.
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -61,9 +63,9 @@ def _spike_bwd(derivative, at_threshold, residuals, g):
 _spike.defvjp(_spike_fwd, _spike_bwd)
 
 
-def _triangle_value(u, width):
-    w = jnp.clip(u / width, -1.0, 1.0)
-    return 0.5 + w - 0.5 * w * jnp.abs(w)
+def _triangle_value(u, k):
+    x = jnp.clip(k * u, -1.0, 1.0)
+    return 0.5 + x - 0.5 * x * jnp.abs(x)
 
 
 CURVES: dict[str, Curve] = {
@@ -85,13 +87,11 @@ CURVES: dict[str, Curve] = {
     ),
     "triangle": Curve(
         _triangle_value,
-        lambda u, width: jnp.maximum(0, 1 - jnp.abs(u) / width) / width,
+        lambda u, k: k * jnp.maximum(0, 1 - jnp.abs(k * u)),
     ),
     "gaussian": Curve(
-        lambda u, width: 0.5 * (1 + jax.lax.erf(u / (width * math.sqrt(2)))),
-        lambda u, width: (
-            jnp.exp(-0.5 * jnp.square(u / width)) / (width * math.sqrt(2 * math.pi))
-        ),
+        lambda u, k: 0.5 * (1 + jax.lax.erf(k * u / math.sqrt(2))),
+        lambda u, k: k * jnp.exp(-0.5 * jnp.square(k * u)) / math.sqrt(2 * math.pi),
     ),
     "straight_through": Curve(
         lambda u, scale: scale * u, lambda u, scale: scale * jnp.ones_like(u)
@@ -135,24 +135,32 @@ def sigmoid(slope: ArrayLike = 5.0) -> SpikeFn:
     return _spike_fn("sigmoid", "slope", slope)
 
 
-def triangle(width: ArrayLike = 1.0) -> SpikeFn:
-    r"""$\sigma'(u) = \max(0, 1 - |u|/w)/w$, the derivative of $\sigma(u) = \frac12 + \frac{u}{w} - \frac{u|u|}{2w^2}$ on $|u| \le w$.
+def triangle(slope: ArrayLike = 1.0) -> SpikeFn:
+    r"""$\sigma'(u) = k\max(0, 1 - k|u|)$, the derivative of $\sigma(u) = \frac12 + ku - \frac12 k^2u|u|$ on $|u| \le 1/k$.
 
-    Unit area; exactly zero further than $w$ from threshold (Bellec et al., 2018, https://arxiv.org/abs/1803.09574).
+    Unit area, peak $k$; exactly zero further than the width $1/k$ from threshold (Bellec et al., 2018,
+    https://arxiv.org/abs/1803.09574).
     """
-    return _spike_fn("triangle", "width", width)
+    return _spike_fn("triangle", "slope", slope)
 
 
-def gaussian(width: ArrayLike = 0.5) -> SpikeFn:
-    r"""$\sigma(u) = \Phi(u/w)$, the normal distribution function, so $\sigma'(u) = \frac{1}{w\sqrt{2\pi}}e^{-u^2/2w^2}$."""
-    return _spike_fn("gaussian", "width", width)
+def gaussian(slope: ArrayLike = 2.0) -> SpikeFn:
+    r"""$\sigma(u) = \Phi(ku)$, the normal distribution function, so $\sigma'(u) = \frac{k}{\sqrt{2\pi}}e^{-k^2u^2/2}$.
+
+    Unit area; the width (standard deviation) is $1/k$.
+    """
+    return _spike_fn("gaussian", "slope", slope)
 
 
 def straight_through(scale: ArrayLike = 1.0) -> SpikeFn:
-    r"""$\sigma(u) = cu$, so $\sigma'(u) = c$ everywhere (Bengio et al., 2013, https://arxiv.org/abs/1308.3432)."""
+    r"""$\sigma(u) = cu$, so $\sigma'(u) = c$ everywhere (Bengio et al., 2013, https://arxiv.org/abs/1308.3432).
+
+    The one curve without a slope: $c$ is its height.
+    """
     return _spike_fn("straight_through", "scale", scale)
 
 
+# Curves whose one parameter is a slope.
 FACTORIES: dict[str, Callable[..., SpikeFn]] = {
     "arctan": arctan,
     "arctan_fixed_peak": arctan_fixed_peak,
@@ -160,18 +168,66 @@ FACTORIES: dict[str, Callable[..., SpikeFn]] = {
     "sigmoid": sigmoid,
     "triangle": triangle,
     "gaussian": gaussian,
-    "straight_through": straight_through,
 }
+WITHOUT_SLOPE: dict[str, Callable[..., SpikeFn]] = {
+    "straight_through": straight_through
+}
+NAMES = (*FACTORIES, *WITHOUT_SLOPE)
 
 
-def get(name: str, parameter: ArrayLike | None = None) -> SpikeFn:
-    """The surrogate called `name`, with its default parameter or the one given.
+def get(name: str, slope: ArrayLike | None = None) -> SpikeFn:
+    """The surrogate called `name`, with its default slope or the one given. Larger is steeper.
 
     Raises:
-      ValueError: if no surrogate is called that.
+      ValueError: if no surrogate is called that, it has no slope, or the slope is not positive.
     """
-    if name not in FACTORIES:
+    if name not in NAMES:
         raise ValueError(
-            f"`surrogate` must be one of {', '.join(FACTORIES)}, got {name!r}."
+            f"`surrogate` must be one of {', '.join(NAMES)}, got {name!r}."
         )
-    return FACTORIES[name]() if parameter is None else FACTORIES[name](parameter)
+    if slope is None:
+        return (FACTORIES | WITHOUT_SLOPE)[name]()
+    if name in WITHOUT_SLOPE:
+        raise ValueError(
+            f"`slope` must be left out: the surrogate `{name}` has none, its derivative is the same everywhere."
+        )
+    return FACTORIES[name](slope)
+
+
+def resolve(spike_fn: Any, *, at_threshold: bool = False) -> SpikeFn:
+    """The spike function that a user means: `None` (`fast_sigmoid()`), the name of a surrogate, or any function `u -> spikes`.
+
+    A function without the argument `at_threshold` decides by itself what happens at threshold.
+
+    Raises:
+      ValueError: if the name is unknown, or spikes at threshold are asked of a function that cannot be told so.
+      TypeError: if it is nothing to call, or a factory that was not called.
+    """
+    if spike_fn is None:
+        return fast_sigmoid()
+    if isinstance(spike_fn, str):
+        return get(spike_fn)
+    for name, factory in (FACTORIES | WITHOUT_SLOPE).items():
+        if spike_fn is factory:
+            raise TypeError(f"`spike_fn` is a factory: write `surrogate.{name}()`.")
+    if not callable(spike_fn):
+        raise TypeError(
+            f"`spike_fn` must be one of {', '.join(NAMES)} or a function `u -> spikes`, got {spike_fn!r}."
+        )
+    given: Any = spike_fn
+    if "at_threshold" in _arguments(given):
+        return given
+    if at_threshold:
+        raise ValueError(
+            "`spike_at='>='` needs a `spike_fn` that takes `at_threshold`: add that argument, spikes are 1 at u = 0 where it is true."
+        )
+    return lambda u, *, at_threshold=False: jnp.asarray(given(u), u.dtype)
+
+
+def _arguments(fn: Callable[..., Any]) -> tuple[str, ...]:
+    try:
+        found = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):  # written in C
+        return ()
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in found)
+    return (*(p.name for p in found), *(("at_threshold",) if takes_all else ()))

@@ -1,6 +1,8 @@
 """Surrogates against their documented curves: written out in float64, differenced numerically, and the spec's goldens."""
 
+import functools
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +10,16 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from jsnn import surrogate
+from experiments import csnn_mnist
+from jsnn import neurons, surrogate
 
 phi = np.vectorize(lambda z: 0.5 * (1 + math.erf(z / math.sqrt(2))))
 
 
-def triangle_curve(u, w):
-    """The quadratic pieces on |u| <= w, constant outside."""
-    inside = 0.5 + u / w - u * np.abs(u) / (2 * w**2)
-    return np.where(np.abs(u) <= w, inside, (u > 0) * 1.0)
+def triangle_curve(u, k):
+    """The quadratic pieces on |u| <= 1 / k, constant outside."""
+    inside = 0.5 + k * u - k**2 * u * np.abs(u) / 2
+    return np.where(np.abs(u) <= 1 / k, inside, (u > 0) * 1.0)
 
 
 # Name: the documented curve, its documented derivative, two parameters.
@@ -43,13 +46,13 @@ DOCUMENTED = {
     ),
     "triangle": (
         triangle_curve,
-        lambda u, w: np.maximum(0, 1 - np.abs(u) / w) / w,
-        (1.0, 0.3),
+        lambda u, k: k * np.maximum(0, 1 - k * np.abs(u)),
+        (1.0, 3.0),
     ),
     "gaussian": (
-        lambda u, w: phi(u / w),
-        lambda u, w: np.exp(-(u**2) / (2 * w**2)) / (w * np.sqrt(2 * np.pi)),
-        (0.5, 2.0),
+        lambda u, k: phi(k * u),
+        lambda u, k: k * np.exp(-((k * u) ** 2) / 2) / np.sqrt(2 * np.pi),
+        (2.0, 0.5),
     ),
     "straight_through": (
         lambda u, c: c * u,
@@ -64,8 +67,12 @@ def gradient(spike_fn, u):
     return jax.grad(lambda u: spike_fn(u).sum())(u)
 
 
+def make(name, parameter):
+    return getattr(surrogate, name)(parameter)
+
+
 def test_every_factory_is_documented_here():
-    assert set(DOCUMENTED) == set(surrogate.FACTORIES) == set(surrogate.CURVES)
+    assert set(DOCUMENTED) == set(surrogate.NAMES) == set(surrogate.CURVES)
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
@@ -76,7 +83,7 @@ def test_gradient_is_the_derivative_of_the_documented_curve(name):
     @jax.jit
     def evaluate(u, k):
         automatic = jax.vmap(jax.grad(curve), (0, None))(u, k)
-        return gradient(surrogate.get(name, k), u), curve(u, k), automatic
+        return gradient(make(name, k), u), curve(u, k), automatic
 
     for k in parameters:
         with jax.enable_x64(True):
@@ -147,7 +154,7 @@ def test_sweep_of_the_parameter(name):
     def both(k):
         nonlocal traces
         traces += 1
-        spikes, vjp = jax.vjp(lambda u, k: surrogate.get(name, k)(u), u, k)
+        spikes, vjp = jax.vjp(lambda u, k: make(name, k)(u), u, k)
         return spikes, vjp(g)
 
     compiled = jax.jit(both)
@@ -172,17 +179,117 @@ def test_sweep_of_the_parameter(name):
         ("arctan_fixed_peak", "alpha"),
         ("fast_sigmoid", "slope"),
         ("sigmoid", "slope"),
-        ("triangle", "width"),
-        ("gaussian", "width"),
+        ("triangle", "slope"),
+        ("gaussian", "slope"),
         ("straight_through", "scale"),
     ],
 )
 def test_parameter_must_be_positive(name, parameter, value):
     with pytest.raises(ValueError, match=f"`{parameter}`.*`{name}`.*{value}"):
-        surrogate.FACTORIES[name](**{parameter: value})
+        getattr(surrogate, name)(**{parameter: value})
 
 
 def test_unknown_name_lists_the_known_ones(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=r"arctan, .*straight_through, got 'atan'"):
         surrogate.get("atan")
+
+
+@pytest.mark.parametrize("name", surrogate.FACTORIES)
+def test_larger_slope_is_steeper(name):
+    """Half-width of the derivative at half its peak: as 1 / slope, by bisection on the documented formula in float64."""
+    widths = []
+    for slope in (1.0, 4.0):
+        u = jnp.linspace(0, 3, 30_001)
+        d = np.asarray(gradient(surrogate.get(name, slope), u))
+        widths.append(float(u[np.argmax(d <= d[0] / 2)]))
+        formula = DOCUMENTED[name][1]
+        low, high = 0.0, 10.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = formula(middle, slope) > formula(0.0, slope) / 2
+            low, high = (middle, high) if above else (low, middle)
+        assert widths[-1] == pytest.approx(low, abs=2e-4)
+    assert widths[0] == pytest.approx(4 * widths[1], rel=2e-3)
+
+
+def test_default_curves_are_what_they_were_by_width():
+    """Triangle of width 1 and Gaussian of width 0.5, to the bit, as written before slopes."""
+    u = jnp.asarray(np.random.default_rng(0).normal(size=999), jnp.float32)
+    width = jnp.float32(0.5)
+    old = {
+        "triangle": jnp.maximum(0, 1 - jnp.abs(u) / 1.0) / 1.0,
+        "gaussian": jnp.exp(-0.5 * jnp.square(u / width))
+        / (width * math.sqrt(2 * math.pi)),
+    }
+    for name, want in old.items():
+        np.testing.assert_array_equal(gradient(surrogate.get(name), u), want)
+
+
+def test_a_slope_is_refused_where_there_is_none():
+    with pytest.raises(ValueError, match=r"`slope`.*`straight_through` has none"):
+        surrogate.get("straight_through", 2.0)
+    with pytest.raises(ValueError, match=r"`--slope`.*straight_through has none"):
+        csnn_mnist.Config(pathlib.Path(), surrogate="straight_through", slope=2.0)
+    with pytest.raises(
+        ValueError, match=r"`--surrogate` must be one of arctan, .*atan"
+    ):
+        csnn_mnist.Config(pathlib.Path(), surrogate="atan")
+    csnn_mnist.Config(pathlib.Path(), surrogate="straight_through")
+
+
+def spikes_of(spike_fn, **options):
+    neuron = neurons.lif(beta=0.5, spike_fn=spike_fn, **options)
+    x = jnp.asarray(np.random.default_rng(1).integers(0, 5, (12, 7)) / 4, jnp.float32)
+
+    def run(x):
+        return jax.lax.scan(
+            lambda s, x_t: neuron.step(neuron.params, s, x_t), neuron.init((7,)), x
+        )[1]
+
+    both = jax.value_and_grad(
+        lambda x: ((run(x) @ jnp.arange(7.0)).sum(), run(x)), has_aux=True
+    )
+    (_, spikes), slope = jax.jit(both)(x)
+    return spikes, slope
+
+
+@pytest.mark.parametrize("options", [{}, dict(spike_at=">=", detach_reset=False)])
+def test_a_name_gives_what_its_surrogate_gives(options):
+    for name in ("arctan", "straight_through"):
+        named = spikes_of(name, **options)
+        for got, want in zip(
+            named, spikes_of(surrogate.get(name), **options), strict=True
+        ):
+            np.testing.assert_array_equal(got, want)
+        assert named[0].sum() > 10
+
+
+@pytest.mark.parametrize("make", [neurons.lif, neurons.adaptive_lif])
+def test_any_function_of_the_distance_spikes(make):
+    """A straight-through step written by hand gives what the library's does; so do truth values."""
+
+    def by_hand(u):
+        return u + jax.lax.stop_gradient((u > 0).astype(u.dtype) - u)
+
+    want = spikes_of(surrogate.straight_through())
+    for got, expected in zip(spikes_of(by_hand), want, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+    np.testing.assert_array_equal(spikes_of(lambda u: u > 0)[0], want[0])
+    make(spike_fn=functools.partial(by_hand))
+
+
+@pytest.mark.parametrize(
+    ("spike_fn", "options", "message"),
+    [
+        ("atan", {}, "must be one of arctan, .*'atan'"),
+        (surrogate.arctan, {}, r"factory: write `surrogate.arctan\(\)`"),
+        (2.0, {}, "`spike_fn` must be one of arctan, .*2.0"),
+        (lambda u: u >= 0, dict(spike_at=">="), "takes `at_threshold`"),
+    ],
+)
+def test_what_is_no_spike_function_is_refused(spike_fn, options, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for neuron in (neurons.lif, neurons.adaptive_lif, neurons.current_lif):
+        with pytest.raises((ValueError, TypeError), match=message):
+            neuron(spike_fn=spike_fn, **options)
