@@ -3,11 +3,12 @@
 import csv
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jsnn import figures, metrics, runs, stdp_figures
-from jsnn.models import stdp, stdp_network, stdp_steps
+from jsnn.models import stdp, stdp_network, stdp_steps, stdp_training
 from jsnn.stdp import layer
 
 if TYPE_CHECKING:
@@ -58,10 +59,15 @@ def draw(
     if network.decision:
         found["history"] = figures.curves(rows)
     fields = stdp_network.fields(network, state.weights)
-    named = zip(stdp_steps.names(network), fields, stdp.stages(network), strict=True)
-    for names, of_block, specs in named:
-        for name, images, spec in zip(names, of_block, specs, strict=True):
+    initial = stdp_training.initial_weights(jax.random.key(cfg.seed), network)
+    won = stdp_network.have_won(initial, state.weights)
+    blocks = zip(
+        stdp_steps.names(network), fields, won, stdp.stages(network), strict=True
+    )
+    for of_block in blocks:
+        for name, images, has_won, spec in zip(*of_block, strict=True):
             options: dict[str, Any] = {"title": f"{name}: what its features look for"}
+            options["won"] = has_won
             if isinstance(spec, layer.Decision):
                 options |= {
                     "columns": spec.features // spec.classes,

@@ -47,6 +47,9 @@ def _show(ax: "Axes", mosaic: np.ndarray, low: float, high: float) -> None:
     ax.set_yticks([])
 
 
+_PALE = 0.15  # opacity of features that have never won
+
+
 def _unit(tiles: np.ndarray) -> np.ndarray:
     """Each tile scaled to [0, 1] by itself; a constant one becomes 0."""
     low = tiles.min((1, 2), keepdims=True)
@@ -62,40 +65,54 @@ def features(
     limit: int = 200,
     row_names: Sequence[str] | None = None,
     scale: Literal["own", "common"] = "own",
+    won: Any | None = None,
 ) -> "Figure":
     """A mosaic of features, such as the fields of `jsnn.receptive_fields`.
 
     Args:
       images: `[F, H, W]`, NaN nowhere.
       scale: each feature from its smallest to its largest value, or all from 0 to the largest of all.
+      won: which features have ever won, `[F]`, from `stdp_network.have_won`. The others hold their random initial weights: they are
+        pale, do not count for the common scale, and the title says how many there are. None: all.
       title: stands above it.
       columns: features in a row.
       limit: of more features than this, so many at even distances are shown, and the title says so.
       row_names: one name a row, such as the classes if each has a row of features.
 
     Raises:
-      ValueError: if there are no features, or `row_names` do not fit the rows.
+      ValueError: if there are no features, or `row_names` or `won` do not fit them.
     """
     tiles = np.asarray(images, np.float64)
     if tiles.ndim != 3 or not len(tiles):
         raise ValueError(f"`images` must be [F, H, W], F >= 1, got {tiles.shape}.")
     total = len(tiles)
+    won = np.ones(total, bool) if won is None else np.asarray(won, bool)
+    if won.shape != (total,):
+        raise ValueError(
+            f"`won` must say of each of {total} features whether it has won, got shape {won.shape}."
+        )
     if total > limit:
-        tiles = tiles[np.linspace(0, total - 1, limit).round().astype(int)]
+        shown = np.linspace(0, total - 1, limit).round().astype(int)
+        tiles, won = tiles[shown], won[shown]
         title = f"{title}  ·  {limit} of {total} features".lstrip(" ·")
+    if not won.all():
+        title += f"  ·  pale: {(~won).sum()} that never won"
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     if row_names is not None and len(row_names) != rows:
         raise ValueError(
             f"`row_names` must name {rows} rows of {columns} features, got {len(row_names)} names."
         )
-    high = 1.0 if scale == "own" else float(tiles.max())
-    mosaic = _mosaic(_unit(tiles) if scale == "own" else tiles, columns)
+    if scale == "own":
+        tiles = _unit(tiles)
+    else:
+        tiles = tiles / max(tiles[won].max(initial=0.0), 1e-12)
+    mosaic = _mosaic(tiles.clip(0, 1) * np.where(won, 1, _PALE)[:, None, None], columns)
     with style():
         tall = (WIDTH - 0.4) * mosaic.shape[0] / mosaic.shape[1] + 0.35
         figure = new_figure(min(tall, 12.0))
         ax = figure.subplots()
-        _show(ax, mosaic, 0.0, high)
+        _show(ax, mosaic, 0.0, 1.0)
         ax.set_title(title)
         if row_names is not None:
             pitch = tiles.shape[1] + 1

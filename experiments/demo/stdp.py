@@ -58,6 +58,7 @@ def enlarged(images: np.ndarray) -> np.ndarray:
 def pictures(
     net: stdp.Network,
     state: stdp_steps.State,
+    seed: int,
     rows: list[dict[str, Any]],
     test: tuple[np.ndarray, stdp_steps.Encoded],
     prediction: np.ndarray,
@@ -66,6 +67,8 @@ def pictures(
     """Curves, features of both layers, spikes of one image and confusion matrix."""
     images, encoded = test
     first, second = stdp_network.fields(net, state.weights)
+    initial = stdp_training.initial_weights(jax.random.key(seed), net)
+    won = stdp_network.have_won(initial, state.weights)
     sample = int(np.argmax(prediction == encoded.labels))
     times = encoded.times[sample]
     spec, num_steps = net.blocks[0].branches[0], net.frontend().num_steps
@@ -78,14 +81,18 @@ def pictures(
             "R-STDP: fractions of wrong (loss) and right decisions in windows of 100 training images, as they were learnt from.",
         ),
         report.Picture(
-            stdp_figures.features(first[0], title="layer 1", columns=16),
+            stdp_figures.features(first[0], title="layer 1", columns=16, won=won[0][0]),
             "What the 32 features of the first layer look for, drawn in pixels of the image through the filters in front of them.",
         ),
         report.Picture(
             stdp_figures.features(
-                second[0], title="layer 2", row_names=class_names, scale="common"
+                second[0],
+                title="layer 2",
+                row_names=class_names,
+                scale="common",
+                won=won[1][0],
             ),
-            "What the 200 features that decide look for, a row for each class: by how much weights exceed their mean. Pale ones have learnt little.",
+            "What the 200 features that decide look for, a row for each class: by how much weights exceed their mean. Pale ones have never won.",
         ),
         report.Picture(
             stdp_figures.activation_maps(
@@ -164,6 +171,7 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
         pictures(
             net,
             state,
+            cfg.seed,
             run.rows(),
             (images, test),
             np.asarray(decided.prediction),

@@ -45,6 +45,22 @@ def init(key: Array, network: Network) -> tuple[Weights, ...]:
     return tuple(found)
 
 
+def have_won(
+    initial: Sequence[Weights], weights: Sequence[Weights]
+) -> list[list[Bool[np.ndarray, "F"]]]:
+    """Of every layer, which features have ever won and learnt: the others still have their initial weights, clipped to the layer's bounds."""
+
+    def of_layer(before, after):
+        before, after = np.asarray(before), np.asarray(after)
+        kept = before.clip(after.min(), after.max())
+        return (kept != after).any((1, 2, 3))
+
+    return [
+        [of_layer(*pair) for pair in zip(old, new, strict=True)]
+        for old, new in zip(initial, weights, strict=True)
+    ]
+
+
 def in_batches(run: Callable[[Any], Any], images: Any) -> Any:
     """`run` on batches of images, its results put together as NumPy arrays.
 

@@ -20,6 +20,7 @@ from jaxtyping import Array
 from jsnn import checkpoint
 from jsnn.models import stdp_network, stdp_steps
 from jsnn.models.stdp import Network
+from jsnn.models.stdp_network import Weights
 from jsnn.models.stdp_steps import Encoded, Part, Schedule, State
 from jsnn.runs import Run
 from jsnn.stdp import train
@@ -41,6 +42,11 @@ class Clock:
             "train_seconds": self.train_seconds,
             "cpu_seconds": time.process_time() + self._cpu_before,
         }
+
+
+def initial_weights(key: Array, network: Network) -> tuple[Weights, ...]:
+    """The weights with which `drive` begins from this key."""
+    return stdp_steps.start(jax.random.split(key)[0], network).weights
 
 
 class _Session:

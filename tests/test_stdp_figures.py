@@ -1,0 +1,71 @@
+"""The sheet of features: what has never won is pale, however strong its random weights make it."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jsnn import stdp_figures
+from jsnn.models import stdp_network
+from jsnn.stdp import reward, train
+from jsnn.stdp.layer import Conv, Decision
+
+STEPS = 6
+
+
+def test_features_that_never_won_are_known_from_their_weights():
+    """Winners are counted by the passes themselves, of a layer with bounds 0 and 1 and of one with 0.2 and 0.8."""
+    rng = np.random.default_rng(0)
+    times = jnp.asarray(rng.integers(0, STEPS + 1, (5, 2, 7, 7)), jnp.uint8)
+    spec = Conv(12, 3, threshold=4.0, num_winners=2, radius=1, pad=1)
+    top = Decision(20, 3, classes=10, pad=1)
+    first = jnp.asarray(rng.normal(0.8, 0.1, (12, 2, 3, 3)), jnp.float32)
+    second = jnp.asarray(rng.normal(0.8, 0.1, (20, 2, 3, 3)), jnp.float32)
+    order = jnp.arange(5)
+    state, found = train.run(
+        spec, train.init(first), times, order, train.params(spec), STEPS
+    )
+    learnt, verdict = reward.run(
+        top, reward.init(second), times < STEPS, order, order, reward.RewardParams()
+    )
+    won = stdp_network.have_won(
+        [(first,), (second,)], [(state.weights,), (learnt.weights,)]
+    )
+    for (got,), index in zip(won, (found.index, verdict.index), strict=True):
+        winners = np.unique(np.asarray(index)[..., 0])
+        np.testing.assert_array_equal(np.flatnonzero(got), winners[winners >= 0])
+        assert 0 < got.sum() < len(got)
+    assert float(first.max()) > 1  # clipped, and yet known as its first weights
+    assert float(second.max()) > 0.8
+
+
+@pytest.mark.parametrize("scale", ["own", "common"])
+def test_features_that_never_won_are_pale(scale):
+    rng = np.random.default_rng(1)
+    images = rng.random((6, 4, 4)) + 1e-3
+    won = np.array([True, False, True, True, False, True])
+    images[~won] *= 20
+    figure = stdp_figures.features(images, won=won, scale=scale, columns=3, title="all")
+    (ax,) = figure.axes
+    opacity = np.asarray(ax.images[0].get_array())[..., 3]
+    tiles = [
+        opacity[5 * (n // 3) + 1 : 5 * (n // 3) + 5, 5 * (n % 3) + 1 : 5 * (n % 3) + 5]
+        for n in range(6)
+    ]
+    shown = np.array([tile.max() for tile in tiles])
+    assert shown[won].max() == pytest.approx(1)
+    assert shown[~won].max() < 0.2 * shown[won].max()
+    expected = images[0] / images[won].max()
+    if scale == "own":
+        expected = (images[0] - images[0].min()) / np.ptp(images[0])
+    np.testing.assert_allclose(tiles[0], expected, atol=1e-6)
+    assert ax.get_title(loc="left") == "all  ·  pale: 2 that never won"
+    with pytest.raises(ValueError, match="`won` must say of each of 6"):
+        stdp_figures.features(images, won=won[:5])
+
+
+def test_a_sheet_on_which_nothing_has_won_is_pale():
+    images = np.random.default_rng(2).random((3, 4, 4))
+    for scale in ("own", "common"):
+        figure = stdp_figures.features(images, won=np.zeros(3, bool), scale=scale)
+        opacity = np.asarray(figure.axes[0].images[0].get_array())[..., 3]
+        assert opacity[1:5, 1:5].max() < 0.2
