@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stdp_loops as loops
 from stdp_tiny import JOINT, READ, WIDE
 
 from jsnn.models import stdp, stdp_network, stdp_steps
@@ -161,6 +162,36 @@ def test_decisions_are_the_layers_and_scores_agree_with_them():
     loud = np.arange(7) != 2
     np.testing.assert_array_equal(found.scores.argmax(1)[loud], expected[loud])
     assert len(set(found.prediction.tolist())) > 2
+
+
+def test_scores_and_votes_of_several_blocks_equal_the_float64_rule():
+    """37 images are two full blocks of 16 and a part of one; potentials are computed once, for decision and scores alike."""
+    rng = np.random.default_rng(2)
+    specs = tuple(layer.Decision(20, k, classes=10, pad=1) for k in (1, 3, 5))
+    weights = tuple(
+        jnp.asarray(rng.uniform(0.2, 0.8, (20, 4, s.kernel, s.kernel)), jnp.float32)
+        for s in specs
+    )
+    active = rng.uniform(size=(37, 4, 5, 5)) < 0.3
+    active[20] = False
+    found = stdp_network.decide(specs, weights, active)
+    wave = np.pad(active, ((0, 0), (0, 0), (1, 1), (1, 1))).astype(np.float64)
+    rated = [
+        loops.potentials(np.asarray(w, np.float64), wave).reshape(37, 10, -1).max(-1)
+        for w in weights
+    ]
+    share = [r / np.maximum(r.max(1, keepdims=True), 1e-9) for r in rated]
+    # Sums of at most a hundred numbers in single precision.
+    np.testing.assert_allclose(found.scores, np.mean(share, 0), atol=1e-6)
+    votes = np.stack([np.where(r.max(1) > 0, r.argmax(1), -1) for r in rated])
+    for n, three in enumerate(votes.T):
+        same = [v for v in three if v >= 0 and (three == v).sum() > 1]
+        assert found.prediction[n] == (same[0] if same else three[1])
+    assert found.prediction[20] == -1
+    program = str(
+        jax.make_jaxpr(lambda *a: stdp_network.decisions(specs, *a))(weights, active)
+    )
+    assert program.count("dot_general") == 1 + 9 + 25  # a product a tap, and no more
 
 
 def test_networks_that_begin_alike_have_the_same_layers_to_take_over():

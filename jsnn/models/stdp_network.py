@@ -191,19 +191,6 @@ def majority(votes: Int[Array, "L *N"]) -> Int[Array, "*N"]:
     return jnp.where(2 * counts.max(0) > len(votes), leader, votes[len(votes) // 2])
 
 
-def scores(
-    specs: Sequence[Decision], weights: Weights, active: Bool[Array, "C H W"]
-) -> Float[Array, "G"]:
-    """Largest potential of each class over that of all classes, averaged over layers."""
-    found = []
-    for spec, w in zip(specs, weights, strict=True):
-        image = layer.padded_activity(spec, active)
-        times = jnp.where(image, 0, 1).astype(jnp.uint8)
-        potential = waves.potentials(w, times, 0).reshape(spec.classes, -1).max(-1)
-        found.append(potential / jnp.maximum(potential.max(), 1e-9))
-    return jnp.stack(found).mean(0)
-
-
 def decide(
     specs: tuple[Decision, ...], weights: Weights, active: Bool[np.ndarray, "N C H W"]
 ) -> Decided:
@@ -215,14 +202,16 @@ def decide(
 def decisions(
     specs: tuple[Decision, ...], weights: Weights, active: Bool[Array, "N C H W"]
 ) -> Decided:
-    """As `decide`, pure."""
+    """As `decide`, pure.
 
-    def one(image):
-        pairs = zip(specs, weights, strict=True)
-        votes = [layer.decide(spec, w, image).decision for spec, w in pairs]
-        return Decided(majority(jnp.stack(votes)), scores(specs, weights, image))
-
-    return jax.lax.map(one, active)
+    The score of a class is its largest potential over that of all classes, averaged over layers.
+    """
+    votes, scores = [], []
+    for spec, w in zip(specs, weights, strict=True):
+        verdict, rated = layer.rate_all(spec, w, active)
+        votes.append(verdict.decision)
+        scores.append(rated / jnp.maximum(rated.max(-1, keepdims=True), 1e-9))
+    return Decided(majority(jnp.stack(votes)), jnp.stack(scores).mean(0))
 
 
 def _excess(

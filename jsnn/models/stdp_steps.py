@@ -175,10 +175,12 @@ def unsupervised(state, inputs, order, length, doubling, *, spec, num_steps):
     """Shows the first `length` images of `order` to one layer."""
     params = train.params(spec)._replace(doubling=doubling)
 
-    def body(i, state):
-        return train.step(spec, state, inputs[order[i]], params, num_steps)[0]
+    def one(i, carry):
+        state = carry[0]
+        image = inputs[order[i]]
+        return train.step(spec, state, image, params, num_steps, clip="winners")[0], ()
 
-    state = jax.lax.fori_loop(0, length, body, state)
+    state, _ = train.over_images(one, (state, ()), length, params.bounds)
     return state, train.convergence(state.weights)
 
 

@@ -298,6 +298,13 @@ def decide_all(
     spec: Decision, weights: Float[Array, "F C k k"], active: Bool[Array, "N C H W"]
 ) -> Verdict:
     """`decide` for many images, computed in batches; every field has a leading axis N."""
+    return rate_all(spec, weights, active)[0]
+
+
+def rate_all(
+    spec: Decision, weights: Float[Array, "F C k k"], active: Bool[Array, "N C H W"]
+) -> tuple[Verdict, Float[Array, "N G"]]:
+    """As `decide_all`, and the largest potential of each of the G classes, from the same potentials."""
     count, size = active.shape[0], min(_BATCH, active.shape[0])
     taps = by_tap(weights)
     filled = jnp.pad(active, ((0, -count % size), (0, 0), (0, 0), (0, 0)))
@@ -307,7 +314,8 @@ def decide_all(
         potential = potentials(taps, x, spec.kernel, spec.pad)
         sides = potential.shape[1:3]
         flat = potential.reshape(spec.features, -1, size)
-        return jax.vmap(lambda p: _strongest(spec, p, sides), in_axes=-1)(flat)
+        verdict = jax.vmap(lambda p: _strongest(spec, p, sides), in_axes=-1)(flat)
+        return verdict, potential.reshape(spec.classes, -1, size).max(1).T
 
     found = lax.map(batch, filled.reshape(-1, size, *active.shape[1:]))
-    return Verdict(*(x.reshape(-1, *x.shape[2:])[:count] for x in found))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)

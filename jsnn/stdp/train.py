@@ -1,6 +1,7 @@
 """Unsupervised training of one layer: a pass over images as one `lax.scan`, to `jit` and to `vmap` over seeds and rates."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,14 +106,31 @@ def run(
         )
         return state, jax.tree.map(lambda all_, x: all_.at[i].set(x), winners, new)
 
-    def stretch(carry, ends):
-        state, winners = lax.fori_loop(ends[0], ends[1], one, carry)
-        weights = plasticity.clipped(state.weights, params.bounds)
-        return (state._replace(weights=weights), winners), None
+    return over_images(one, (state, winners), count, params.bounds)
 
-    # Every image clips all weights, which changes any but the winners' at the first image only: a stretch of its own.
-    cuts = jnp.array([[0, min(1, count)], [min(1, count), count]], jnp.int32)
-    return lax.scan(stretch, (state, winners), cuts)[0]
+
+def over_images(
+    one: Callable[[Array, Any], Any],
+    carry: tuple[STDPState, Any],
+    count: ArrayLike,
+    bounds: Bounds,
+) -> tuple[STDPState, Any]:
+    """`one(i, carry)` for `count` images, where `one` clips the winners' weights alone and every image should clip all.
+
+    The same to the bit: once the first image has clipped all weights, each lies within its bounds, and only winners' move.
+    """
+
+    def stretch(carry, ends):
+        state, rest = lax.fori_loop(ends[0], ends[1], one, carry)
+        clipped = plasticity.clipped(state.weights, bounds)
+        weights = jnp.where(ends[1] > 0, clipped, state.weights)
+        return (state._replace(weights=weights), rest), None
+
+    # The first image is a stretch of its own, after which all weights are clipped.
+    zero, count = jnp.zeros((), jnp.int32), jnp.asarray(count, jnp.int32)
+    first = jnp.minimum(count, 1)
+    cuts = jnp.stack([jnp.stack([zero, first]), jnp.stack([first, count])])
+    return lax.scan(stretch, carry, cuts)[0]
 
 
 def convergence(weights: Float[Array, "F C k k"]) -> Float[Array, ""]:
