@@ -92,8 +92,9 @@ def compare(cfg: Config) -> list[dict[str, Any]]:
         found.append({"library": name, "batch_size": cfg.batch_size})
         for key, value in timing.summary(samples[name]).items():
             if "seconds" in key:
-                ms = 1e3 * value / worker.facts["steps"]
-                found[-1][key.replace("seconds", "ms")] = ms
+                key, value = key.replace("seconds", "ms"), 1e3 * value
+                value /= worker.facts["steps"]
+            found[-1][key] = value
         found[-1] |= {"library_versions": worker.facts["versions"]}
     for row in found:
         for kind in ("min", "median"):

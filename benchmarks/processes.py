@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks import machine
 from benchmarks.timing import Sample
 
 # Threads of the process whose turn it was may still spin this long, waiting for more work.
@@ -79,11 +80,13 @@ class Worker:
         )
 
     def __call__(self) -> Sample:
-        """One step, after those that do not count."""
+        """One step, after those that do not count; who else works is counted from the pause on."""
+        before = machine.read()
         time.sleep(_PAUSE_SECONDS)
         for _ in range(self._warm_steps):
             self._step()
-        return self._step()
+        sample = self._step()
+        return sample._replace(foreign=machine.foreign_share(before, machine.read()))
 
     def _step(self) -> Sample:
         assert self._process.stdin is not None

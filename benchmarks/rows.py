@@ -19,7 +19,7 @@ def context(benchmark: str) -> dict[str, Any]:
     load = os.getloadavg()[0]
     if load > _QUIET:
         print(
-            f"Note: load average is {load:.1f}, so other work shares this machine. Only figures from a quiet one count."
+            f"Note: load average is {load:.1f}, so other work shares this machine. Samples that it disturbs are dropped."
         )
     return {
         "benchmark": benchmark,
@@ -75,7 +75,12 @@ def report(
     benchmark: str,
     keep: bool,
 ) -> None:
-    """Prints the table, and saves the rows on request."""
-    print(table(rows, columns))
+    """Prints the table and which rows do not count, and saves the rows on request."""
+    print(table(rows, (*columns, "counted", "foreign_share")))
+    failed = [n for n, row in enumerate(rows, 1) if not row.get("passes", True)]
+    if failed:
+        print(
+            f"No evidence, for lack of undisturbed samples: row {', '.join(map(str, failed))} of {len(rows)}. Measure again on a quiet machine."
+        )
     if keep:
         print(f"{len(rows)} rows added to {save(rows, benchmark)}")

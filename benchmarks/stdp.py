@@ -3,7 +3,8 @@
     python -m benchmarks.stdp [--images 300] [--peer-python PATH] [--save]
 
 Images are the bundled digits, enlarged to 28 x 28 pixels. Each layer sees what the layers below it have made of them,
-computed once and kept, and has learnt from all images before its time is taken. `blocks` is the number of images whose decisions the
+computed once and kept, and has learnt from all images before its time is taken; layers 1 and 2 by what trains them,
+`jsnn.models.stdp_steps.unsupervised`. `blocks` is the number of images whose decisions the
 last layer computes at once. Beside it SpykeTorch, where it is installed, in processes of its own that take turns with this one
 (benchmarks/peers/spyketorch_worker.py); after the same pass from the same weights, the mean weight must be the same.
 """
@@ -24,6 +25,7 @@ from jax.typing import ArrayLike
 
 from benchmarks import processes, rows, timing
 from jsnn.data.digits import digits
+from jsnn.models import stdp_steps
 from jsnn.stdp import encode, layer, reward, train, waves
 from jsnn.stdp.layer import Conv, Decision
 from jsnn.stdp.plasticity import Rates
@@ -86,10 +88,10 @@ def workload(count: int) -> dict[str, Any]:
     for name, spec, above, key in zip(
         ("1", "2"), (first, second), (second, top), keys[:2], strict=True
     ):
-        run = functools.partial(train.run, spec, num_steps=STEPS)
+        run = functools.partial(stdp_steps.unsupervised, spec=spec, num_steps=STEPS)
         weights = layer.init_weights(key, spec, times.shape[1])
         fast = train.init(weights, Rates(0.1, -0.075))
-        args = (times, order, train.params(spec))
+        args = (times, order, jnp.int32(count), train.params(spec).doubling)
         state = jax.jit(run)(fast, *args)[0]
         passes[name] = run, (state, *args)
         respond = functools.partial(layer.respond, spec, above=above, num_steps=STEPS)
@@ -157,7 +159,9 @@ def main(cfg: Config) -> list[dict[str, Any]]:
         samples = timing.interleave(calls, cfg.rounds)
     found = []
     for case, taken in samples.items():
-        each = [timing.Sample(s.wall / cfg.images, s.cpu / cfg.images) for s in taken]
+        each = [
+            s._replace(wall=s.wall / cfg.images, cpu=s.cpu / cfg.images) for s in taken
+        ]
         found.append(
             context | facts[case] | {"images": cfg.images} | timing.summary(each)
         )

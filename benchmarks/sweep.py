@@ -8,14 +8,13 @@ would; `anew` compiles for every run, as S calls of a script's `main` do.
 
 import dataclasses
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import tyro
 
-from benchmarks import rows
+from benchmarks import rows, timing
 from experiments import csnn_mnist, eventprop_yinyang
 from jsnn import search, sweep
 
@@ -67,11 +66,10 @@ PROGRAMS: dict[str, Callable[[int], sweep.Program]] = {
 }
 
 
-def _seconds(call: Callable[[], Any]) -> float:
+def _once(call: Callable[[], Any]) -> timing.Sample:
+    """Compilation counted."""
     jax.clear_caches()
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
+    return timing.once(call)
 
 
 def measure(cfg: Config, name: str, num_members: int) -> list[dict[str, Any]]:
@@ -88,10 +86,12 @@ def measure(cfg: Config, name: str, num_members: int) -> list[dict[str, Any]]:
     def single():
         return [chunk for chunk, _ in sweep.run(program, members[:1])]
 
-    turn, anew = _seconds(in_turn), num_members * _seconds(single)
+    samples = [_once(in_turn), _once(single)]
+    turn, anew = samples[0].wall, num_members * samples[1].wall
     found = []
     for at_once in cfg.at_once:
-        together = _seconds(lambda at_once=at_once: one_program(at_once))
+        samples[2:] = [_once(lambda at_once=at_once: one_program(at_once))]
+        together = samples[2].wall
         found.append(
             {
                 "experiment": name,
@@ -104,6 +104,7 @@ def measure(cfg: Config, name: str, num_members: int) -> list[dict[str, Any]]:
                 "ratio_in_turn": together / turn,
                 "ratio_anew": together / anew,
             }
+            | timing.evidence(samples, needed=3)
         )
     return found
 

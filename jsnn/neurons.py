@@ -300,12 +300,17 @@ def adaptive_lif(
     detach_reset: bool = True,
     spike_at: SpikeAt = ">",
     scale_input: bool = False,
+    scale_adaptation: bool = False,
     spike_fn: SpikeFn | str | None = None,
 ) -> Neuron:
-    r"""LIF neuron whose threshold rises with its own spikes (Bellec et al., 2018, https://arxiv.org/abs/1803.09574).
+    r"""LIF neuron whose threshold rises with its own spikes.
 
     $a_t = \rho a_{t-1} + s_{t-1}$, $\theta_t = \theta + c\,a_t$, $v_t = \beta v_{t-1} + x_t$, $s_t = H(v_t - \theta_t)$, then
     $v_t \leftarrow v_t - \theta_t s_t$ (or $0$). Gradients flow through $a$; through the membrane's reset unless `detach_reset`.
+
+    This adaptation is that of Bellec et al. 2020 (https://doi.org/10.1038/s41467-020-17236-y), who subtract $\theta$ alone. With `scale_adaptation`
+    it is that of Bellec et al. 2018 (https://arxiv.org/abs/1803.09574), who subtract $\theta_t$: $a_t = \rho a_{t-1} + (1 - \rho) s_{t-1}$, so that
+    one spike lifts the threshold by $(1 - \rho) c$; their membrane has `scale_input`.
     """
     check.choice("reset", reset, get_args(Reset))
     check.choice("spike_at", spike_at, get_args(SpikeAt))
@@ -337,8 +342,9 @@ def adaptive_lif(
         theta_t = threshold_at(params, state)
         spikes = fire(v - theta_t, at_threshold=inclusive)
         fired = jax.lax.stop_gradient(spikes) if detach_reset else spikes
+        lift = (1 - rho) * spikes if scale_adaptation else spikes
         return AdaptiveLIFState(
-            _apply_reset(reset, v, fired, theta_t), rho * state.a + spikes
+            _apply_reset(reset, v, fired, theta_t), rho * state.a + lift
         ), spikes
 
     return Neuron(

@@ -86,17 +86,17 @@ def features(
     if tiles.ndim != 3 or not len(tiles):
         raise ValueError(f"`images` must be [F, H, W], F >= 1, got {tiles.shape}.")
     total = len(tiles)
-    won = np.ones(total, bool) if won is None else np.asarray(won, bool)
-    if won.shape != (total,):
+    strong = np.ones(total, bool) if won is None else np.asarray(won, bool)
+    if strong.shape != (total,):
         raise ValueError(
-            f"`won` must say of each of {total} features whether it has won, got shape {won.shape}."
+            f"`won` must say of each of {total} features whether it has won, got shape {strong.shape}."
         )
     if total > limit:
         shown = np.linspace(0, total - 1, limit).round().astype(int)
-        tiles, won = tiles[shown], won[shown]
+        tiles, strong = tiles[shown], strong[shown]
         title = f"{title}  ·  {limit} of {total} features".lstrip(" ·")
-    if not won.all():
-        title += f"  ·  pale: {(~won).sum()} that never won"
+    if not strong.all():
+        title += f"  ·  pale: {(~strong).sum()} that never won"
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     if row_names is not None and len(row_names) != rows:
@@ -106,8 +106,10 @@ def features(
     if scale == "own":
         tiles = _unit(tiles)
     else:
-        tiles = tiles / max(tiles[won].max(initial=0.0), 1e-12)
-    mosaic = _mosaic(tiles.clip(0, 1) * np.where(won, 1, _PALE)[:, None, None], columns)
+        tiles = tiles / max(tiles[strong].max(initial=0.0), 1e-12)
+    mosaic = _mosaic(
+        tiles.clip(0, 1) * np.where(strong, 1, _PALE)[:, None, None], columns
+    )
     with style():
         tall = (WIDTH - 0.4) * mosaic.shape[0] / mosaic.shape[1] + 0.35
         figure = new_figure(min(tall, 12.0))

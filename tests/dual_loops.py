@@ -106,12 +106,19 @@ def current_lif_loop(p, xs, **choices):
 
 
 def adaptive_lif_loop(
-    p, xs, *, reset="subtract", detach_reset=True, spike_at=">", scale_input=False
+    p,
+    xs,
+    *,
+    reset="subtract",
+    detach_reset=True,
+    spike_at=">",
+    scale_input=False,
+    scale_adaptation=False,
 ):
     v = a = s = Dual(np.zeros((B, N)))
     out = []
     for x in xs:
-        a = p.rho * a + s
+        a = p.rho * a + ((1 - p.rho) * s if scale_adaptation else s)
         theta = p.threshold + p.strength * a
         v = p.beta * v + ((1 - p.beta) * x if scale_input else x)
         s = spike(v - theta, spike_at)
@@ -186,6 +193,12 @@ NEURONS = {
         values={**HALF, "rho": EACH},
         scale_input=True,
         **EVERYTHING,
+    ),
+    "adaptive_lif_2018": case(
+        adaptive,
+        adaptive_lif_loop,
+        values={"rho": EACH, "strength": 1.8},
+        scale_adaptation=True,
     ),
     "leaky_integrator": case(
         neurons.leaky_integrator, leaky_integrator_loop, values={}

@@ -151,16 +151,21 @@ def test_membranes_are_those_compared_with_the_threshold(kind, reset):
         "current": lambda **k: neurons.current_lif(alpha=alpha, **k),
         "adaptive": lambda **k: neurons.adaptive_lif(rho=rho, strength=c, **k),
     }.get(kind, neurons.lif)
-    delayed = {"delayed_reset": True} if kind == "delayed" else {}
-    neuron = make(beta=beta, threshold=theta, reset=reset, **delayed)
+    options = {"beta": beta, "threshold": theta, "reset": reset}
+    if kind == "delayed":
+        options["delayed_reset"] = True
+    neuron = make(**options)
     weight = rng.integers(-4, 5, (3, 3)) / 4 * (kind == "recurrent")
     layer = layers.Neurons(neuron)
     if kind == "recurrent":
         layer = layers.Neurons(neuron, recurrent=3, rngs=nnx.Rngs(0))
+        assert layer.recurrent is not None
         layer.recurrent[...] = jnp.asarray(weight, jnp.float32)
     # Multiples of a power of two, so that float32 is exact for the few steps that decide.
     x = rng.integers(-2, 7, (T, B, 3)) / 8
     (got,) = activity.record(*build(layer), jnp.asarray(x, jnp.float32))
+    assert got.spikes is not None
+    assert got.threshold is not None
     v = i = a = s = np.zeros((B, 3))
     for t in range(T):
         i = (alpha * i if kind == "current" else 0) + x[t] + s @ weight

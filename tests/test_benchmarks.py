@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import subprocess
 import sys
 import types
 
@@ -16,6 +17,7 @@ from benchmarks import (
     convolution,
     csnn,
     dense,
+    machine,
     memory,
     neurons,
     processes,
@@ -98,6 +100,103 @@ def test_interleaving_rotates_and_summarises():
     assert found["repeats"] == 3
     with pytest.raises(ValueError, match="`repeats`"):
         timing.interleave(calls, 0)
+
+
+def fake_proc(folder, cpu, processes_):
+    """A `/proc` of two cores: counters of the machine, and of processes by number: (parent, utime, stime, cutime, cstime)."""
+    lines = [f"cpu  {cpu}", f"cpu0 {cpu}", f"cpu1 {cpu}", "intr 1 2", "btime 3"]
+    (folder / "stat").write_text("\n".join(lines))
+    for number, (parent, *ticks) in processes_.items():
+        (folder / str(number)).mkdir(exist_ok=True)
+        fields = f"{number} (a) R b) S {parent} 1 1 0 -1 4194304 9 9 9 9 "
+        (folder / str(number) / "stat").write_text(fields + " ".join(map(str, ticks)))
+    return machine.read(folder, root=10)
+
+
+def test_cpu_time_of_others_is_what_is_left_of_the_machines(tmp_path, monkeypatch):
+    """In ticks of 10 ms: 300 busy on 2 cores in 2 s, of which 150 are ours, our child's and grandchild's; a tick a core is grain."""
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(machine.os, "sysconf", lambda name: 100)
+    before = fake_proc(
+        tmp_path,
+        "500 10 90 4000 70 5 5 20 0 0",  # user nice system idle iowait irq softirq steal
+        {
+            10: (1, 50, 5, 7, 3),
+            11: (10, 1, 1, 0, 0),
+            12: (11, 4, 0, 0, 0),
+            13: (1, 9, 9, 0, 0),
+        },
+    )
+    assert before == (100.0, 6.3, 0.71, 2)
+    after = fake_proc(
+        tmp_path,
+        "700 10 150 4100 70 5 5 60 0 0",
+        {
+            10: (1, 90, 15, 7, 3),
+            11: (10, 61, 1, 0, 0),
+            12: (11, 44, 0, 0, 0),
+            13: (1, 99, 9, 0, 0),
+        },
+    )
+    assert after is not None
+    # 300 - 150 - 2 of 400 ticks
+    assert machine.foreign_share(before, after) == pytest.approx(148 / 400)
+    assert machine.foreign_share(after, after._replace(clock=103.0)) == 0
+    assert machine.foreign_share(None, after) is None
+    assert machine.read(tmp_path / "absent") is None
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/stat").exists(), reason="not Linux")
+def test_cpu_time_of_our_own_processes_is_not_that_of_others():
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with sleeper:
+        before, beside = machine.read(), machine.read(root=sleeper.pid)
+        subprocess.run([sys.executable, "-c", burn], check=True)
+        after, later = machine.read(), machine.read(root=sleeper.pid)
+        assert sleeper.stdin is not None
+        sleeper.stdin.close()
+    assert before is not None
+    assert beside is not None
+    assert after is not None
+    assert later is not None
+    assert after.own - before.own >= 0.28  # two ticks less
+    assert later.own - beside.own < 0.28
+    assert after.busy - before.busy >= 0.2  # the machine's are taken at ticks
+
+
+def test_disturbed_samples_do_not_count():
+    quiet = [Sample(2.0, 1.0, 0.01), Sample(3.0, 1.5, 0.05), Sample(4.0, 2.0, 0.0)]
+    loud = [Sample(1.0, 0.1, 0.06), Sample(50.0, 1.0, 0.9)]
+    found = timing.summary(quiet + loud)
+    assert (found["seconds_min"], found["seconds_median"]) == (2.0, 3.0)
+    assert (found["cpu_seconds_min"], found["cpu_seconds_median"]) == (1.0, 1.5)
+    assert (found["repeats"], found["counted"]) == (5, 3)
+    assert (found["foreign_share"], found["passes"]) == (0.05, True)
+    few = timing.summary(quiet[:2] + loud)
+    assert (few["counted"], few["passes"]) == (2, False)
+    none = timing.summary(loud)
+    assert (none["counted"], none["foreign_share"], none["passes"]) == (0, 0.9, False)
+    assert none["seconds_min"] == 1.0
+    unknown = timing.summary([Sample(1.0, 1.0)] * 3)
+    assert (unknown["foreign_share"], unknown["passes"]) == (None, False)
+
+
+def test_what_does_not_count_is_said(capsys):
+    passing = timing.summary([Sample(1.0, 1.0, 0.0)] * 3)
+    failing = timing.summary([Sample(1.0, 1.0, 0.5)] * 3)
+    rows.report([passing, failing], ("repeats",), benchmark="some", keep=False)
+    out = capsys.readouterr().out
+    assert "foreign_share" in out
+    assert "No evidence, for lack of undisturbed samples: row 2 of 2." in out
+
+
+def test_samples_know_who_else_works(monkeypatch):
+    monkeypatch.setattr(machine, "foreign_share", lambda before, after: 0.25)
+    assert timing.once(lambda: None).foreign == 0.25
+    with processes.Worker("fake", fake(size=1)) as worker:
+        assert worker().foreign == 0.25
 
 
 def test_rows_are_appended_with_their_context(tmp_path, monkeypatch):
