@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jsnn import layers, metrics, neurons
+from jsnn.precision import wide_type
 from jsnn.unroll import Constant, Signal, neuron_block
 
 
@@ -129,7 +130,8 @@ def _visit(
     """Every layer in order, with its input over all steps and, for neurons, what they did."""
     for layer in _flat(layers.merge(graphdef, model)):
         shape = x.value.shape if isinstance(x, Constant) else x.shape[1:]
-        state, activity = layer.init_state(shape), None
+        dtype = wide_type(*jax.tree.leaves(x))
+        state, activity = layer.init_state(shape, dtype=dtype), None
         if isinstance(layer, layers.Neurons):
             activity = _observe(layer, state, x)
             y = activity.output

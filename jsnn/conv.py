@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from jsnn import winograd
+from jsnn.precision import floating, like
 
 Padding = Literal["same", "valid"] | int
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -40,13 +41,18 @@ def transposed(w: Float[Array, "I O"]) -> Float[Array, "O I"]:
     return lax.optimization_barrier(w.T)
 
 
+def linear(x: Shaped[Array, "N I"], weight: Float[Array, "I O"]) -> Float[Array, "N O"]:
+    """Matrix product whose input gradient is as fast as the product itself, in the precision of `x`."""
+    x = floating(x)
+    return _linear(x, like(x, weight))
+
+
 @jax.custom_vjp
-def linear(x: Float[Array, "N I"], weight: Float[Array, "I O"]) -> Float[Array, "N O"]:
-    """Matrix product whose input gradient is as fast as the product itself."""
+def _linear(x: Array, weight: Array) -> Array:
     return x @ weight
 
 
-linear.defvjp(
+_linear.defvjp(
     lambda x, w: (x @ w, (x, w)),
     lambda residuals, g: (g @ transposed(residuals[1]), residuals[0].T @ g),
 )
@@ -252,7 +258,7 @@ _conv.defvjp(
 
 
 def conv2d(
-    x: Float[Array, "N H W I"],
+    x: Shaped[Array, "N H W I"],
     weight: Float[Array, "kh kw I O"],
     *,
     stride: int = 1,
@@ -264,7 +270,7 @@ def conv2d(
     pays, its rounding there is 1e-5 of the largest output instead of 1e-6.
 
     Args:
-      x: images.
+      x: images; their precision is that of the output.
       weight: kernels.
       stride: step between outputs, the same in both directions.
       padding: `"same"` (output of ceil(size / stride), as in TensorFlow), `"valid"` (none), or zeros added on each side.
@@ -284,12 +290,13 @@ def conv2d(
         raise ValueError(
             f"`padding` must be 'same', 'valid' or a non-negative number of pixels, got {padding!r}."
         )
+    x = floating(x)
     geo = _Geometry(x.shape, weight.shape, stride, padding)
     if geo.oh < 1 or geo.ow < 1:
         raise ValueError(
             f"`weight` of {weight.shape[:2]} pixels is larger than the padded image {x.shape[1:3]}; pad more or use a smaller kernel."
         )
-    return _conv(geo, x, weight)
+    return _conv(geo, x, like(x, weight))
 
 
 def _windows(x: Array, size: int) -> list[Array]:
@@ -312,12 +319,16 @@ def _scatter(shape: tuple[int, ...], size: int, values: Array) -> Array:
     return jnp.pad(y, ((0, 0), (0, h % size), (0, w % size), (0, 0)))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def max_pool(x: Float[Array, "N H W C"], size: int = 2) -> Float[Array, "N H2 W2 C"]:
+def max_pool(x: Shaped[Array, "N H W C"], size: int = 2) -> Float[Array, "N H2 W2 C"]:
     """Maximum over windows of `size` by `size` pixels that do not overlap; a remainder at the border is dropped.
 
     The gradient goes to the first maximum of a window, row by row, as in PyTorch.
     """
+    return _max_pool(floating(x), size)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(x: Array, size: int) -> Array:
     return functools.reduce(jnp.maximum, _windows(x, size))
 
 
@@ -340,9 +351,9 @@ def _max_pool_bwd(size, residuals, g):
     return (_scatter((g.shape[0], *like.shape[1:]), size, values),)
 
 
-max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+_max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
-def avg_pool(x: Float[Array, "N H W C"], size: int = 2) -> Float[Array, "N H2 W2 C"]:
+def avg_pool(x: Shaped[Array, "N H W C"], size: int = 2) -> Float[Array, "N H2 W2 C"]:
     """Mean over windows of `size` by `size` pixels that do not overlap; a remainder at the border is dropped."""
-    return functools.reduce(jnp.add, _windows(x, size)) / (size * size)
+    return functools.reduce(jnp.add, _windows(floating(x), size)) / (size * size)

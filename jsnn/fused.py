@@ -21,6 +21,8 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array
 
+from jsnn import precision
+
 # Neurons of one kernel instance: one warp, so that even small layers spread over the whole device.
 _BLOCK = 32
 # Steps whose inputs are asked for at once: memory answers after some hundred cycles, long after a step is done.
@@ -101,7 +103,7 @@ def run(
     x = x[None] if num_steps is not None else x
     size = x[0].size
     padded = -(-size // _BLOCK) * _BLOCK
-    dtype = jnp.result_type(*jax.tree.leaves(state))
+    dtype = jnp.result_type(x, *jax.tree.leaves(state))
 
     def flat(a: Array) -> Array:
         """`[..., B, N] -> [..., M]`."""
@@ -115,12 +117,8 @@ def run(
         p = p.reshape((1,) * (len(shape) - p.ndim) + p.shape)
         return flat(jnp.broadcast_to(p, shape))
 
-    def cast(params, state, x_t):
-        state, y = step(params, state, x_t)
-        return state, y.astype(x_t.dtype)
-
     found: Any = _loop(
-        _Static(cast, steps, interpret),
+        _Static(precision.keeping(step), steps, interpret),
         jax.tree.map(wide, params),
         jax.tree.map(flat, state),
         flat(x),

@@ -8,8 +8,9 @@ that enters and leaves every call, so it can be a scan carry:
 `x` and `y` are blocks `[K, B, ...]` of K time steps or a `Constant`. `Sequence` strings layers together and is one itself;
 `split` and `apply` turn a model into a pure function of plain pytrees.
 
-A layer computes in the precision of its input and hands that on; parameters, membranes and batch statistics stay in float32. So
-a network fed with bfloat16 runs in bfloat16 where it matters for speed, and nothing else need be said.
+A layer computes in the precision of its input and hands that on; bytes and truth values count as float32. Parameters and batch
+statistics stay in float32, membranes in the type that `init_state` is given, float32 by default. So a network fed with bfloat16 runs in
+bfloat16 where it matters for speed, and nothing else need be said.
 
 Weights and biases start as in PyTorch unless stated: uniform in $\pm 1/\sqrt{\text{fan-in}}$ (LeCun-uniform with a third of
 the variance). `init="kaiming"` draws weights from a normal with variance $2/\text{fan-in}$ and sets biases to zero.
@@ -24,10 +25,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jsnn import check, conv, neurons, norm
+from jsnn.precision import floating, like, wide_type
 from jsnn.unroll import (
     Constant,
     Signal,
-    like,
     neuron_block,
     num_steps,
     per_step,
@@ -47,9 +48,14 @@ class Layer(nnx.Module):
     stateless = True
 
     def init_state(
-        self, shape: tuple[int, ...], *, key: Array | None = None, train: bool = False
+        self,
+        shape: tuple[int, ...],
+        *,
+        key: Array | None = None,
+        train: bool = False,
+        dtype: Any = jnp.float32,
     ) -> Any:
-        """The state before the first step, for inputs of `shape` `[B, ...]`."""
+        """The state before the first step, for inputs of `shape` `[B, ...]`; membranes and masks have type `dtype`."""
         return ()
 
     def forward(self, x: Array) -> Array:
@@ -67,7 +73,8 @@ class Layer(nnx.Module):
 
 
 def _uniform(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
-    return jax.random.uniform(key, shape, minval=-(fan_in**-0.5), maxval=fan_in**-0.5)
+    edge = fan_in**-0.5
+    return jax.random.uniform(key, shape, jnp.float32, minval=-edge, maxval=edge)
 
 
 def _parameters(
@@ -78,8 +85,11 @@ def _parameters(
         weight = _uniform(rngs.params(), shape, fan_in)
         offset = _uniform(rngs.params(), shape[-1:], fan_in)
     else:
-        weight = jax.random.normal(rngs.params(), shape) * (2 / fan_in) ** 0.5
-        offset = jnp.zeros(shape[-1:])
+        weight = jax.random.normal(rngs.params(), shape, jnp.float32)
+        weight, offset = (
+            weight * (2 / fan_in) ** 0.5,
+            jnp.zeros(shape[-1:], jnp.float32),
+        )
     return nnx.Param(weight), nnx.Param(offset) if bias else None
 
 
@@ -107,7 +117,7 @@ class Dense(Layer):
             raise ValueError(
                 f"`num_inputs` of this Dense layer is {weight.shape[0]}, its input has {x.shape[1]} features."
             )
-        y = conv.linear(x, like(x, weight))
+        y = conv.linear(x, weight)
         return y if self.bias is None else y + like(y, self.bias[...]).reshape(1, -1)
 
 
@@ -135,8 +145,7 @@ class Conv(Layer):
 
     def forward(self, x: Array) -> Array:
         """`[N, H, W, I] -> [N, H', W', O]`."""
-        weight = like(x, self.weight[...])
-        y = conv.conv2d(x, weight, stride=self.stride, padding=self.padding)
+        y = conv.conv2d(x, self.weight[...], stride=self.stride, padding=self.padding)
         if self.bias is None:
             return y
         return y + like(y, self.bias[...]).reshape(1, 1, 1, -1)
@@ -196,13 +205,15 @@ class BatchNorm(Layer):
         check.number("epsilon", epsilon, "(0, inf)")
         check.number("initial_scale", initial_scale)
         self.scale = nnx.Param(jnp.full(num_features, initial_scale, jnp.float32))
-        self.offset = nnx.Param(jnp.zeros(num_features))
-        self.mean = nnx.BatchStat(jnp.zeros(num_features))
-        self.var = nnx.BatchStat(jnp.ones(num_features))
+        self.offset = nnx.Param(jnp.zeros(num_features, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(num_features, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(num_features, jnp.float32))
         self.statistics, self.momentum, self.epsilon = statistics, momentum, epsilon
 
-    def init_state(self, shape, *, key=None, train=False) -> BatchNormState:
-        """The running statistics kept so far."""
+    def init_state(
+        self, shape, *, key=None, train=False, dtype=jnp.float32
+    ) -> BatchNormState:
+        """The running statistics kept so far, in their own type."""
         return BatchNormState(self.mean[...], self.var[...])
 
     def remember(self, state: BatchNormState) -> None:
@@ -227,10 +238,13 @@ class BatchNorm(Layer):
     ) -> BatchNormState:
         """The running statistics after `steps` updates by the same batch."""
         keep = (1 - self.momentum) ** steps
-        return jax.tree.map(lambda old, b: keep * old + (1 - keep) * b, state, batch)
+        return jax.tree.map(
+            lambda old, b: like(old, keep * old + (1 - keep) * b), state, batch
+        )
 
     def __call__(self, state, x, *, train=False):
         """Normalises a block."""
+        x = floating(x)
         if not train:
             return state, per_step(lambda x: self._normalise(x, *state), x)
         if isinstance(x, Constant):
@@ -258,17 +272,18 @@ class Dropout(Layer):
         check.number("rate", rate, "[0, 1)")
         self.rate = rate
 
-    def init_state(self, shape, *, key=None, train=False):
+    def init_state(self, shape, *, key=None, train=False, dtype=jnp.float32):
         """The mask `[B, ...]`; nothing outside training."""
         if not train or self.rate == 0:
             return ()
         if key is None:
             raise ValueError("`key` is needed to draw a dropout mask in training.")
-        keep = jax.random.bernoulli(key, 1 - self.rate, shape)
-        return keep.astype(jnp.float32) / (1 - self.rate)
+        keep = jax.random.bernoulli(key, jnp.float32(1 - self.rate), shape)
+        return keep.astype(dtype) / (1 - self.rate)
 
     def __call__(self, state, x, *, train=False):
         """Applies the mask at every step."""
+        x = floating(x)
         if not train or self.rate == 0:
             return state, x
         if isinstance(x, Constant):
@@ -357,9 +372,9 @@ class Neurons(Layer):
             return neuron, neurons.RecurrentParams(params, self.recurrent[...])
         return neuron, params
 
-    def init_state(self, shape, *, key=None, train=False):
+    def init_state(self, shape, *, key=None, train=False, dtype=jnp.float32):
         """Neurons at rest."""
-        return self.model()[0].init(shape)
+        return self.model()[0].init(shape, dtype)
 
     def __call__(self, state, x, *, train=False):
         """Scans the neuron over the block."""
@@ -399,14 +414,16 @@ class Sequence(Layer):
             else:
                 yield layer
 
-    def init_state(self, shape, *, key=None, train=False):
+    def init_state(self, shape, *, key=None, train=False, dtype=jnp.float32):
         """States of all layers; shapes are followed through the network."""
         keys = [None] * len(self.layers)
         if key is not None:
             keys = list(jax.random.split(key, len(self.layers)))
         states, x = [], jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         for layer, k in zip(self.layers, keys, strict=True):
-            states.append(layer.init_state(x.shape[1:], key=k, train=train))
+            states.append(
+                layer.init_state(x.shape[1:], key=k, train=train, dtype=dtype)
+            )
             x = jax.eval_shape(
                 lambda s, x, layer=layer: layer(s, x, train=train)[1], states[-1], x
             )
@@ -473,10 +490,14 @@ def apply(
     key: Array | None = None,
     train: bool = False,
 ) -> tuple[Array, Any]:
-    """Runs a model from rest over `x` `[T, B, ...]` or a `Constant`; returns the output and the new `rest`."""
+    """Runs a model from rest over `x` `[T, B, ...]` or a `Constant`; returns the output and the new `rest`.
+
+    Membranes are as precise as `x`, and float32 at least.
+    """
     module = merge(graphdef, model)
     shape = x.value.shape if isinstance(x, Constant) else x.shape[1:]
-    state = module.init_state(shape, key=key, train=train)
+    dtype = wide_type(*jax.tree.leaves(x))
+    state = module.init_state(shape, key=key, train=train, dtype=dtype)
     state, y = module(state, x, train=train)
     if not train:
         return y, model.rest

@@ -25,7 +25,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jsnn import check, surrogate
+from jsnn import check, precision, surrogate
 
 Reset = Literal["subtract", "zero", "none"]
 SpikeAt = Literal[">", ">="]
@@ -39,7 +39,8 @@ class Neuron(NamedTuple):
     Attributes:
       params: default parameters; scalars, or arrays that broadcast against the neurons' axes, to learn or to sweep.
       init: `(shape, dtype=float32) -> state`: the state at rest.
-      step: `(params, state, current) -> (state, output)`: one time step, the body `lax.scan` wants.
+      step: `(params, state, current) -> (state, output)`: one time step, the body `lax.scan` wants. The output has the type of the current,
+        the new state that of the old (`precision.keeping`).
       elementwise: whether `step` treats every neuron by itself, so that one kernel may run all steps of some of them (`jsnn.fused`).
       charge: `(params, state, current) -> membrane`: what `step` compares with the threshold, before it resets. For figures; without
         it they show `v` of the new state.
@@ -73,7 +74,7 @@ def _check_threshold(value: ArrayLike) -> None:
 
 
 def _as(like: Array, params: Any) -> Any:
-    """Parameters in the dtype of the membrane, so that Python floats and float32 sweeps never promote it.
+    """Parameters in the type in which the step is computed, so that Python floats and float32 sweeps never promote it.
 
     Values per neuron `[N]` get the membrane's leading axes, `[1, N]`.
     """
@@ -163,6 +164,7 @@ def lif(
             return beta * state.v + x - theta * fired
         return beta * (1 - fired) * state.v + x
 
+    @precision.keeping
     def step(
         params: LIFParams, state: LIFState, current: Float[Array, "..."]
     ) -> tuple[LIFState, Float[Array, "..."]]:
@@ -258,6 +260,7 @@ def current_lif(
         assert membrane.charge is not None
         return membrane.charge(*driven(params, state, current))
 
+    @precision.keeping
     def step(
         params: CurrentLIFParams, state: CurrentLIFState, current: Float[Array, "..."]
     ):
@@ -334,6 +337,7 @@ def adaptive_lif(
         theta, strength = _as(state.v, (params.threshold, params.strength))
         return theta + strength * state.a
 
+    @precision.keeping
     def step(
         params: AdaptiveLIFParams, state: AdaptiveLIFState, current: Float[Array, "..."]
     ):
@@ -370,6 +374,7 @@ def leaky_integrator(*, beta: ArrayLike = 0.9, scale_input: bool = False) -> Neu
     def init(shape: tuple[int, ...], dtype=jnp.float32) -> LIFState:
         return LIFState(jnp.zeros(shape, dtype))
 
+    @precision.keeping
     def step(
         params: LeakyIntegratorParams, state: LIFState, current: Float[Array, "..."]
     ):
@@ -407,6 +412,7 @@ def recurrent(neuron: Neuron, weight: Float[Array, "N N"]) -> Neuron:
         weight = jnp.asarray(params.weight, state.spikes.dtype)
         return params.neuron, state.neuron, current + state.spikes @ weight
 
+    @precision.keeping
     def step(
         params: RecurrentParams, state: RecurrentState, current: Float[Array, "... N"]
     ):

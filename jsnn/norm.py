@@ -15,32 +15,33 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
+
+from jsnn.precision import floating, wide
 
 
 def _wide(values: Float[Array, "C"], like: Array) -> Array:
     return values.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
-def _precise(x: Array) -> Array:
-    """At least float32: sums over a batch have more terms than bfloat16 can count."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def batch_norm(
-    x: Float[Array, "*B C"],
+    x: Shaped[Array, "*B C"],
     scale: Float[Array, "C"],
     offset: Float[Array, "C"],
     epsilon: float = 1e-5,
 ) -> tuple[Float[Array, "*B C"], Float[Array, "C"], Float[Array, "C"]]:
     """Output in the type of `x`, mean and biased variance in float32 at least. The two statistics are for running averages and carry no gradient."""
+    return _batch_norm(floating(x), scale, offset, epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _batch_norm(x, scale, offset, epsilon):
     return _forward(x, scale, offset, epsilon)[0]
 
 
 def _forward(x, scale, offset, epsilon):
     axes, kept = tuple(range(x.ndim - 1)), x
-    x = _precise(x)
+    x = wide(x)
     mean = x.mean(axes)
     var = jnp.square(x - _wide(mean, x)).mean(axes)
     inverse = jax.lax.rsqrt(var + epsilon)
@@ -51,13 +52,13 @@ def _forward(x, scale, offset, epsilon):
 
 def _backward(epsilon, residuals, cotangents):
     x, scale, mean, inverse = residuals
-    g, axes = _precise(cotangents[0]), tuple(range(x.ndim - 1))
-    normal = (_precise(x) - _wide(mean, x)) * _wide(inverse, x)
+    g, axes = wide(cotangents[0]), tuple(range(x.ndim - 1))
+    normal = (wide(x) - _wide(mean, x)) * _wide(inverse, x)
     count = x.size // x.shape[-1]
     d_offset, d_scale = g.sum(axes), (g * normal).sum(axes)
     centred = g - _wide(d_offset / count, x) - normal * _wide(d_scale / count, x)
     d_x = centred * _wide(scale * inverse, x)
-    return d_x.astype(x.dtype), d_scale, d_offset
+    return d_x.astype(x.dtype), *(d.astype(scale.dtype) for d in (d_scale, d_offset))
 
 
-batch_norm.defvjp(_forward, _backward)
+_batch_norm.defvjp(_forward, _backward)

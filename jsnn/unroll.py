@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jsnn import check, fused, neurons
+from jsnn import check, fused, neurons, precision
 from jsnn import mesh as meshes
 
 
@@ -44,7 +44,8 @@ def num_steps(x: Signal) -> int:
 def per_step(fn: Callable[[Array], Array], x: Signal) -> Signal:
     """Applies a stateless `fn([N, ...]) -> [N, ...]` at every step: time folded into the batch, a constant signal visited once."""
     if isinstance(x, Constant):
-        return Constant(meshes.by_device(fn, x.value), x.num_steps)
+        value = precision.floating(x.value)
+        return Constant(meshes.by_device(fn, value), x.num_steps)
     return folded(fn, x)
 
 
@@ -55,21 +56,20 @@ def folded(fn: Callable[[Array], Array], x: Array) -> Array:
         y = fn(x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]))
         return y.reshape(*x.shape[:2], *y.shape[1:])
 
-    return meshes.by_device(run, x, axis=1)
+    return meshes.by_device(run, precision.floating(x), axis=1)
 
 
 def neuron_block(neuron: neurons.Neuron, params: Any) -> Block:
     """The block of a neuron: its `step` scanned over K, or run by one kernel where `fused` pays. One step is called without a scan.
 
-    Outputs have the precision of the input; the state keeps its own. So in a network fed with bfloat16, spikes and synapses are
-    bfloat16 and membranes float32.
+    Outputs have the precision of the input; the state keeps its own (`precision.keeping`). So in a network fed with bfloat16, spikes and
+    synapses are bfloat16 and membranes float32.
     """
 
-    def step(params: Any, state: Any, x_t: Array) -> tuple[Any, Array]:
-        state, y = neuron.step(params, state, x_t)
-        return state, like(x_t, y)
+    step = precision.keeping(neuron.step)
 
     def block(state: Any, x: Signal) -> tuple[Any, Array]:
+        x = precision.floating(x)
         steps, x_0 = num_steps(x), x.value if isinstance(x, Constant) else x[0]
         if steps == 1:
             state, y = step(params, state, x_0)
@@ -90,11 +90,6 @@ def neuron_block(neuron: neurons.Neuron, params: Any) -> Block:
 def steps_in_cache() -> int | None:
     """Steps at a time for convolutional layers: one on a CPU, whose caches then hold what a step needs; all (None) elsewhere, for large products."""
     return 1 if jax.default_backend() == "cpu" else None
-
-
-def like(x: Array, y: Array) -> Array:
-    """`y` in the floating-point type of `x`."""
-    return y.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else y
 
 
 def _split(x: Signal, size: int) -> tuple[Signal | None, Signal | None]:

@@ -1,4 +1,8 @@
-"""A network fed with bfloat16: spikes and synapses in bfloat16, membranes, parameters and statistics in float32."""
+"""Types of numbers: networks fed with bytes, bfloat16, float32 or float64, and states of any precision."""
+
+import pathlib
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jsnn import layers, losses, neurons, norm
+from jsnn import conv, fused, layers, losses, neurons, norm
 from jsnn.models.csnn import csnn, fast_csnn
-from jsnn.unroll import Constant
+from jsnn.unroll import Constant, neuron_block, unroll
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
 @pytest.mark.parametrize("make", [csnn, fast_csnn])
@@ -61,3 +67,221 @@ def test_batch_statistics_are_those_of_float32():
     np.testing.assert_allclose(var, wide.var(0), rtol=1e-4)
     gradient = jax.grad(lambda x: (norm.batch_norm(x, one, zero)[0] ** 2).sum())(x)
     assert gradient.dtype == jnp.bfloat16
+
+
+LAYERS = {
+    "conv": lambda rngs: layers.Conv(2, 4, 5, rngs=rngs),
+    "conv winograd": lambda rngs: layers.Conv(2, 4, 3, rngs=rngs),
+    "dense": lambda rngs: layers.Dense(96, 4, rngs=rngs),
+    "max_pool": lambda rngs: layers.MaxPool(2),
+    "avg_pool": lambda rngs: layers.AvgPool(2),
+    "batch_norm": lambda rngs: layers.BatchNorm(2),
+    "batch_norm by step": lambda rngs: layers.BatchNorm(2, statistics="step"),
+    "dropout": lambda rngs: layers.Dropout(0.5),
+    "neurons": lambda rngs: layers.Neurons(neurons.lif()),
+    "recurrent": lambda rngs: layers.Neurons(
+        neurons.current_lif(), recurrent=2, rngs=rngs
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "constant"),
+    [*((name, False) for name in LAYERS), ("dense", True), ("batch_norm", True)],
+)
+def test_layers_take_whole_numbers_as_float32(name, constant):
+    """Frames of counts or spikes, of any type: outputs, running statistics and gradients of the same numbers in float32."""
+    graphdef, model = layers.split(LAYERS[name](nnx.Rngs(0)))
+    counts = np.random.default_rng(0).poisson(0.7, (5, 3, 8, 6, 2))
+
+    @jax.jit
+    def run(x):
+        shape, key = x.shape[1:], jax.random.key(0)
+        x = Constant(x[0], 5) if constant else x
+
+        def total(params, train):
+            layer = layers.merge(graphdef, model._replace(params=params))
+            state = layer.init_state(shape, key=key, train=train)
+            state, y = layer(state, x, train=train)
+            y = y.value if isinstance(y, Constant) else y
+            return (y * y).sum(), (y, state)
+
+        return total(model.params, False), jax.grad(total, has_aux=True)(
+            model.params, True
+        )
+
+    for kind in (np.uint8, np.int32, np.bool_):
+        x = jnp.asarray(counts.astype(kind))
+        got, want = run(x), run(x.astype(jnp.float32))
+        # The conversion is compiled with the sums, which may then come in another order.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), got, want)
+        types = [jax.tree.map(lambda a: a.dtype, found) for found in (got, want)]
+        assert types[0] == types[1]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.bool_])
+def test_pools_and_batch_norm_of_whole_numbers(kind):
+    """NumPy's means: 256 spikes kept as bytes have a mean of 1, not of 256 mod 256."""
+    x = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3)).astype(kind)
+    wide, x = x.astype(np.float64), jnp.asarray(x)
+    for size in (2, 16):
+        mean = wide.reshape(4, 16 // size, size, 16 // size, size, 3).mean((2, 4))
+        np.testing.assert_allclose(conv.avg_pool(x, size), mean, rtol=1e-6)
+    y, mean, var = norm.batch_norm(x, jnp.ones(3), jnp.zeros(3), 0.0)
+    axes = (0, 1, 2)
+    np.testing.assert_allclose(mean, wide.mean(axes), rtol=1e-6)
+    np.testing.assert_allclose(var, wide.var(axes), rtol=1e-5)
+    want = (wide - wide.mean(axes)) / wide.std(axes)
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+
+
+NEURONS = {
+    name: getattr(neurons, name)
+    for name in ("lif", "current_lif", "adaptive_lif", "leaky_integrator")
+}
+NEURONS["integrate_and_fire"] = neurons.integrate_and_fire
+NEURONS["recurrent"] = lambda: neurons.recurrent(neurons.lif(), jnp.eye(4))
+PAIRS = [  # state, input
+    (jnp.float32, jnp.float64),
+    (jnp.float64, jnp.float32),
+    (jnp.bfloat16, jnp.float32),
+    (jnp.float16, jnp.float32),
+    (jnp.bfloat16, jnp.float16),
+    (jnp.float32, jnp.bfloat16),
+    (jnp.float32, jnp.uint8),
+]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("name", NEURONS)
+def test_outputs_have_the_type_of_the_input_and_states_their_own(name, steps):
+    with jax.enable_x64(True):
+        neuron = NEURONS[name]()
+        for state_type, input_type in PAIRS:
+            x = jnp.ones((steps, 2, 4), input_type)
+            state = neuron.init((2, 4), state_type)
+            wanted = jnp.float32 if input_type == jnp.uint8 else input_type
+            block = neuron_block(neuron, neuron.params)
+            one: Any = neuron.step(neuron.params, state, x[0])
+            many: Any = unroll(block, state, x)
+            for new, y in (one, many):
+                assert y.dtype == wanted
+                assert {a.dtype for a in jax.tree.leaves(new)} == {
+                    jnp.dtype(state_type)
+                }
+
+
+def lif_loop(x, state_type):
+    """`lif` with beta 0.75, computed in the wider of the types of state and input, the membrane kept in its own."""
+    kind = jnp.promote_types(x.dtype, state_type)
+    v, spikes = np.zeros(x.shape[1:], state_type), []
+    for x_t in x:
+        v = kind.type(0.75) * v.astype(kind) + x_t.astype(kind)
+        spikes.append(v > 1)
+        v = (v - spikes[-1].astype(kind)).astype(state_type)
+    return np.stack(spikes), v
+
+
+@pytest.mark.parametrize(("state_type", "input_type"), PAIRS[:4])
+def test_a_step_is_computed_in_the_wider_type(state_type, input_type):
+    """Against a NumPy loop with the same rounding; and by the kernel as by the scan."""
+    with jax.enable_x64(True):
+        neuron = neurons.lif(beta=0.75)
+        x = jnp.asarray(
+            np.random.default_rng(0).uniform(0.1, 0.9, (9, 3, 4)), input_type
+        )
+        state = neuron.init((3, 4), state_type)
+        new, y = neuron_block(neuron, neuron.params)(state, x)
+        spikes, v = lif_loop(np.asarray(x), jnp.dtype(state_type))
+        np.testing.assert_array_equal(y, spikes)
+        # A fused multiply-add rounds once, NumPy twice: half a unit of the wider type, seen in the narrower as at most one.
+        tolerance = 2 * float(jnp.finfo(state_type).eps)
+        np.testing.assert_allclose(
+            np.asarray(new.v, np.float64), v.astype(np.float64), atol=tolerance, rtol=0
+        )
+
+        def kernel(state, x):
+            return fused.run(neuron.step, neuron.params, state, x, interpret=True)
+
+        def scan(state, x):
+            return neuron_block(neuron, neuron.params)(state, x)
+
+        found = [jax.vjp(run, state, x) for run in (kernel, scan)]
+        jax.tree.map(np.testing.assert_array_equal, found[0][0], found[1][0])
+        ones = jax.tree.map(jnp.ones_like, found[0][0])
+        gradients = [pull(ones) for _, pull in found]
+        for got, want in zip(*map(jax.tree.leaves, gradients), strict=True):
+            assert got.dtype == want.dtype
+            wide = np.asarray(want, np.float64)
+            # Sums of nine steps, each rounded to 8 bits at worst.
+            np.testing.assert_allclose(np.asarray(got, np.float64), wide, rtol=0.05)
+
+
+def test_layers_in_float64():
+    """Types: outputs float64, what is trained or carried on float32. Values: membranes of float64 see what float32 would lose."""
+    with jax.enable_x64(True):
+        rngs = nnx.Rngs(0)
+        net = layers.Sequence(
+            layers.Conv(1, 2, 3, rngs=rngs),
+            layers.BatchNorm(2, statistics="step"),
+            layers.Neurons(neurons.lif(), learn=("beta",)),
+            layers.AvgPool(2),
+            layers.Dense(18, 4, rngs=rngs),
+            layers.BatchNorm(4),
+            layers.Dropout(0.25),
+            layers.Neurons(neurons.adaptive_lif(), recurrent=4, rngs=rngs),
+            layers.Neurons(neurons.leaky_integrator()),
+        )
+        graphdef, model = layers.split(net)
+        x = np.random.default_rng(0).normal(size=(4, 2, 6, 6, 1))
+
+        def loss(params):
+            y, rest = layers.apply(
+                graphdef,
+                model._replace(params=params),
+                jnp.asarray(x),
+                key=jax.random.key(0),
+                train=True,
+            )
+            assert y.dtype == jnp.float64
+            return y.sum(), rest
+
+        grad, rest = jax.jit(jax.grad(loss, has_aux=True))(model.params)
+        for a in jax.tree.leaves((model, grad, rest)):
+            assert a.dtype == jnp.float32
+
+        graphdef, model = layers.split(
+            layers.Neurons(neurons.integrate_and_fire(threshold=9.0))
+        )
+        layer = layers.merge(graphdef, model)
+        small = Constant(jnp.full((1, 1), 1e-9), 1000)
+        state = layer.init_state((1, 1), dtype=jnp.float64)
+        state, _ = layer(state._replace(v=state.v + 1), small)
+        np.testing.assert_allclose(state.v, 1 + 1e-6, rtol=1e-13)
+        state = layers.Sequence(layer).init_state((1, 1), dtype=jnp.bfloat16)
+        assert state[0].v.dtype == jnp.bfloat16
+        leaky = layers.split(layers.Neurons(neurons.leaky_integrator(beta=1.0)))
+        y, _ = layers.apply(*leaky, 1e-9 + jnp.ones((1000, 1, 1)))
+        np.testing.assert_allclose(y[-1], 1000 + 1e-6, rtol=1e-13)
+
+
+def test_readme_lines_in_float64():
+    """The program of "In ten lines" with `jax_enable_x64`: rates of a NumPy loop, and finite gradients."""
+    code = re.search(r"## In ten lines\s+```python\n(.*?)```", README.read_text(), re.S)
+    assert code
+    names = {}
+    with jax.enable_x64(True):
+        exec(code[1], names)
+        betas = jnp.linspace(0.5, 0.95, 4)
+        rates, slopes = jax.vmap(jax.value_and_grad(names["loss"]))(betas)
+        x = np.asarray(names["current"], np.float64)
+        for beta, rate in zip(np.asarray(betas), rates, strict=True):
+            v, count = np.zeros(x.shape[1:]), 0
+            for x_t in x:
+                v = beta * v + x_t
+                count += (v > 1).sum()
+                v = v - (v > 1)
+            # The membrane is float32: a few of 51,200 spikes may fall on the other side of the threshold.
+            assert abs(float(rate) - count / x.size) < 1e-4
+        assert np.isfinite(slopes).all()
+        assert (slopes > 0).all()
