@@ -72,7 +72,7 @@ def save(folder: pathlib.Path, step: int, state: Any, *, keep: int = 2) -> None:
             _probe(part)
         mesh.wait("checkpoint begins")
         with _orbax(part) as name:
-            ocp.save(name, _arrays(state))  # every process writes what it holds
+            ocp.save(name, by_path(state))  # every process writes what it holds
         if mesh.is_primary():
             (part / _CHECKSUMS).write_text(json.dumps(_checksums(part)))
             part.rename(path)
@@ -127,17 +127,17 @@ def _load(path: pathlib.Path, like: Any) -> Any:
 
     if json.loads((path / _CHECKSUMS).read_text()) != _checksums(path):
         raise ValueError("its files do not match their checksums")
-    wanted = _arrays(like)
+    wanted = by_path(like)
     with _orbax(path) as name:
-        if problem := _difference(ocp.metadata(name).metadata, wanted):
+        if problem := difference(ocp.metadata(name).metadata, wanted):
             raise CheckpointError(
                 f"The checkpoint {path} belongs to another model: {problem}. Use the configuration it was written with, or "
                 "another folder."
             )
-        # As NumPy arrays, which `_tree` puts on the default device: arrays that Orbax puts on a device are committed to it,
+        # As NumPy arrays, which `from_paths` puts on the default device: arrays that Orbax puts on a device are committed to it,
         # and the step would be compiled for them once more.
         template = {name: np.empty(x.shape, x.dtype) for name, x in wanted.items()}
-        return _tree(ocp.load(name, template), like)
+        return from_paths(ocp.load(name, template), like)
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -149,11 +149,11 @@ def _name(path: tuple[Any, ...]) -> str:
     return ".".join(str(entry(key)) for key in path)
 
 
-def _is_key(leaf: jax.Array) -> bool:
+def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _arrays(tree: Any) -> dict[str, jax.Array]:
+def by_path(tree: Any) -> dict[str, Any]:
     """Leaves by path. Typed PRNG keys become the integers behind them; empty arrays, which Orbax refuses, are left out."""
     return {
         _name(path): jax.random.key_data(x) if _is_key(x) else x
@@ -162,8 +162,8 @@ def _arrays(tree: Any) -> dict[str, jax.Array]:
     }
 
 
-def _tree(arrays: dict[str, np.ndarray], like: Any) -> Any:
-    """The inverse of `_arrays`."""
+def from_paths(arrays: dict[str, np.ndarray], like: Any) -> Any:
+    """The inverse of `by_path`."""
 
     def leaf(path, template):
         if not template.size:
@@ -176,7 +176,7 @@ def _tree(arrays: dict[str, np.ndarray], like: Any) -> Any:
     return jax.tree.map_with_path(leaf, like)
 
 
-def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str | None:
     """What distinguishes the stored arrays from the wanted ones, in words; None if nothing."""
     for name, leaf in wanted.items():
         if name not in stored:

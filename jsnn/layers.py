@@ -16,7 +16,7 @@ Weights and biases start as in PyTorch unless stated: uniform in $\pm 1/\sqrt{\t
 the variance). `init="kaiming"` draws weights from a normal with variance $2/\text{fan-in}$ and sets biases to zero.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -25,6 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jsnn import check, conv, neurons, norm
+from jsnn.model import Model, Network, Output
 from jsnn.precision import floating, like, wide_type
 from jsnn.unroll import (
     Constant,
@@ -464,13 +465,6 @@ class Sequence(Layer):
         return [*state[:start], *new], y
 
 
-class Model(NamedTuple):
-    """A model as plain pytrees: `params` are trained, `rest` (running statistics, fixed decays) is carried along."""
-
-    params: Any
-    rest: Any
-
-
 def split(model: Layer) -> tuple[Any, Model]:
     """The static part of a model and its arrays as plain dictionaries."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
@@ -503,3 +497,48 @@ def apply(
         return y, model.rest
     module.remember(state)
     return y, nnx.as_pure(nnx.split(module, nnx.Param, ...)[2])
+
+
+def network(build: Callable[[nnx.Rngs], Any]) -> Network:
+    """Layers as pure functions, to be trained: see `jsnn.classifier`.
+
+    >>> net = network(lambda rngs: [Dense(4, 8, rngs=rngs), LIF(beta=0.9), Dense(8, 3, rngs=rngs), LI()])
+    >>> model = net.init(jax.random.key(0))
+    >>> net.apply(model, jnp.ones((5, 2, 4))).value.shape  # [T, B, I] to [T, B, C]
+    (5, 2, 3)
+
+    Args:
+      build: `rngs -> layers`: a layer, or a list of layers and functions, see `Sequence`.
+    """
+
+    def make(key: Array) -> Any:
+        made = build(nnx.Rngs(key))
+        return Sequence(*made) if isinstance(made, list | tuple) else made
+
+    graphdef, _ = split(nnx.eval_shape(lambda: make(jax.random.key(0))))
+
+    def run(model, x, *, key=None, train=False) -> Output:
+        return Output(*apply(graphdef, model, x, key=key, train=train))
+
+    return Network(lambda key: split(make(key))[1], run)
+
+
+def _neurons(factory: Callable[..., neurons.Neuron]) -> Callable[..., Neurons]:
+    """The layer of a neuron whose parameters are named at once."""
+
+    def layer(*, learn=(), recurrent=None, rngs=None, **parameters) -> Neurons:
+        neuron = factory(**parameters)
+        return Neurons(neuron, learn=learn, recurrent=recurrent, rngs=rngs)
+
+    layer.__doc__ = (
+        f"A layer of `neurons.{factory.__name__}`, which says what `parameters` there are; `learn`, `recurrent` and `rngs` are those "
+        "of `Neurons`."
+    )
+    return layer
+
+
+LIF = _neurons(neurons.lif)
+IF = _neurons(neurons.integrate_and_fire)
+CurrentLIF = _neurons(neurons.current_lif)
+AdaptiveLIF = _neurons(neurons.adaptive_lif)
+LI = _neurons(neurons.leaky_integrator)

@@ -287,12 +287,32 @@ class Run:
         self._write(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
         self._open_tensorboard()
 
-    def restore(self, state: Any) -> Any:
-        """The state to go on from: the newest checkpoint when resuming, else `state` as it came."""
+    @property
+    def place(self) -> str:
+        """Where rows and checkpoints are, in words."""
+        return f"rows and checkpoints up to here are in {self.out}"
+
+    def save(self, step: int, state: Any) -> None:
+        """Writes a checkpoint: see `checkpoint.save`."""
+        checkpoint.save(self.checkpoints, step, state)
+
+    def restore(self, *templates: Any) -> Any:
+        """The state to go on from: the newest checkpoint when resuming, else the first of `templates` as it came.
+
+        Args:
+          templates: states as the checkpoint may hold them, which differ in the shapes of their arrays: a head may have grown.
+        """
         if not self.resume:
-            return state
-        found = checkpoint.restore(self.checkpoints, state)
-        return state if found is None else found
+            return templates[0]
+        for template in reversed(templates):
+            try:
+                found = checkpoint.restore(self.checkpoints, template)
+            except checkpoint.CheckpointError:
+                if template is templates[0]:
+                    raise
+                continue
+            return templates[0] if found is None else found
+        return templates[0]
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Writes summary.json: the result with experiment, device, versions and commit. Returns it."""

@@ -75,7 +75,9 @@ def test_every_stage_of_every_network_fits_the_next(name):
         return
     assert seen[-1].dtype == bool
     labels = jax.ShapeDtypeStruct((3,), jnp.int32)
-    states = jax.eval_shape(lambda s: stdp_steps.reward_states(network, s), state)
+    states = jax.eval_shape(
+        lambda s: stdp_steps.reward_states(network, s.weights, s.rewards), state
+    )
     inputs = seen[-2] if network.modulated else seen[-1]
     learns = jax.ShapeDtypeStruct((2,), jnp.bool_)
     after, decisions, _ = jax.eval_shape(
@@ -230,7 +232,7 @@ def test_alternating_windows_train_one_layer_each():
     rng = np.random.default_rng(0)
     times = jnp.asarray(rng.integers(0, 7, (12, 2, 14, 14)), jnp.uint8)
     labels, order = jnp.arange(12) % 10, jnp.arange(10)
-    states = stdp_steps.reward_states(greedy, state)
+    states = stdp_steps.reward_states(greedy, state.weights, state.rewards)
     for first in (True, False):
         learns = jnp.array([first, not first])
         after, decisions, _ = stdp_steps.rewarded(

@@ -5,6 +5,8 @@ Importing this package imports neither tensorflow_datasets nor scikit-learn nor 
 here ever imports TensorFlow.
 """
 
+from jsnn.data.arrays import arrays as arrays
+from jsnn.data.arrays import from_file as from_file
 from jsnn.data.dataset import DataError as DataError
 from jsnn.data.dataset import Dataset as Dataset
 from jsnn.data.dataset import Split as Split

@@ -123,7 +123,7 @@ def check_split(
       ValueError: naming the argument, the value and the remedy.
     """
     checked_images = _check_images(argument, np.asarray(images))
-    checked_labels = _check_labels(argument, np.asarray(labels), num_classes)
+    checked_labels = check_labels(argument, np.asarray(labels), num_classes)
     if len(checked_images) != len(checked_labels):
         raise ValueError(
             f"`{argument}` has {len(checked_images)} images but {len(checked_labels)} labels: "
@@ -176,7 +176,8 @@ def _check_images(argument: str, images: np.ndarray) -> Images:
     return images.astype(np.uint8, copy=False)
 
 
-def _check_labels(argument: str, labels: np.ndarray, num_classes: int | None) -> Labels:
+def check_labels(argument: str, labels: np.ndarray, num_classes: int | None) -> Labels:
+    """Class indices `[N]` as int32, or a `ValueError` that says what is wrong with them."""
     if labels.ndim != 1:
         raise ValueError(
             f"`{argument}` labels have shape {labels.shape}: pass class indices of shape [N] "

@@ -81,14 +81,17 @@ def in_batches(run: Callable[[Any], Any], images: Any) -> Any:
 
 def spike_times(network: Network, images: np.ndarray) -> UInt8[np.ndarray, "N C H W"]:
     """The first block's input from images `[N, H, W, channels]` on the scale of bytes: filters, encoding, pooling."""
+    return in_batches(lambda x: encoded(network, x), images)
+
+
+def encoded(
+    network: Network, images: Shaped[Array, "N H W K"]
+) -> UInt8[Array, "N C H2 W2"]:
+    """As `spike_times`, pure."""
     frontend, first = network.frontend(), stages(network)[0][0]
-    grey = images[..., 0] if images.shape[-1] == 1 else np.moveaxis(images, -1, 1)
-
-    def run(x):
-        times = encode.spike_times(x, frontend)
-        return layer.pooled(first, times, frontend.num_steps)
-
-    return in_batches(run, grey)
+    grey = images[..., 0] if images.shape[-1] == 1 else jnp.moveaxis(images, -1, 1)
+    times = encode.spike_times(grey, frontend)
+    return layer.pooled(first, times, frontend.num_steps)
 
 
 def inhibited(

@@ -239,10 +239,14 @@ def learns(modulated: Modulated | None, state: State, schedule: Schedule) -> Arr
     return jnp.stack([turn, ~turn]) if alternate else jnp.ones(2, bool)
 
 
-def reward_states(network: Network, state: State) -> tuple[reward.RewardState, ...]:
+def reward_states(
+    network: Network,
+    weights: tuple[Weights, ...],
+    rewards: tuple[tuple[Rates, Rates], ...],
+) -> tuple[reward.RewardState, ...]:
     """Weights and rates of every layer that R-STDP trains."""
-    flat = [w for block in learning(network, state.weights) for w in block]
-    pairs = zip(flat, state.rewards, strict=True)
+    flat = [w for block in learning(network, weights) for w in block]
+    pairs = zip(flat, rewards, strict=True)
     return tuple(reward.RewardState(w, *rates) for w, rates in pairs)
 
 

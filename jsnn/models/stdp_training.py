@@ -172,7 +172,7 @@ def _train_decision(
         order, shown = session.window(session.order(number, count))
         began = time.monotonic()
         found = _rewarded(
-            stdp_steps.reward_states(network, state),
+            stdp_steps.reward_states(network, state.weights, state.rewards),
             inputs,
             labels,
             order,

@@ -102,7 +102,7 @@ def _decision(
 
     def window(state, chosen):
         learns = stdp_steps.learns(network.modulated, state, schedule)
-        states = stdp_steps.reward_states(network, state)
+        states = stdp_steps.reward_states(network, state.weights, state.rewards)
         states, _, _ = stdp_steps.rewarded(
             states, known.times, known.labels, chosen, learns, network=network
         )

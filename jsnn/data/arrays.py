@@ -1,0 +1,138 @@
+"""Your own arrays, of any shape, as a `Dataset`: images, feature vectors, or inputs that vary in time.
+
+Axes: N samples, then whatever a sample holds: `[F]` features, `[H, W, C]` an image, `[T, ...]` frames or spikes of T steps.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jsnn import check
+from jsnn.data.dataset import DataError, Dataset, Split, check_labels, hold_out
+
+KEYS = ("inputs", "labels", "test_inputs", "test_labels")
+
+
+def arrays(
+    inputs: Any,
+    labels: Any,
+    *,
+    test: tuple[Any, Any] | None = None,
+    num_test: int = 0,
+    num_validation: int = 0,
+    seed: int = 0,
+    class_names: Sequence[str] | None = None,
+    name: str = "arrays",
+) -> Dataset:
+    """Makes a `Dataset` of arrays that lie in memory.
+
+    >>> x, y = np.zeros((60, 20, 5), np.float32), np.arange(60) % 3  # 60 recordings of 20 steps and 5 channels
+    >>> dataset = arrays(x, y, num_test=10, num_validation=10)
+    >>> len(dataset.train.labels), len(dataset.validation.labels), len(dataset.test.labels), dataset.num_classes
+    (40, 10, 10, 3)
+
+    Args:
+      inputs: `[N, ...]`, floats or whole numbers; bytes stay bytes. The trainer's encoder says what they mean.
+      labels: class indices `[N]`.
+      test: inputs and labels of a test set of their own.
+      num_test: without `test`: how many samples to hold out for testing, chosen by `seed`.
+      num_validation: training samples to hold out for choices on the way, chosen by `seed`.
+      seed: of both choices.
+      class_names: one a class; their numbers if None.
+      name: what reports call the data.
+
+    Raises:
+      ValueError: if an array has a wrong shape, type or value, or there is no test set.
+    """
+    num_classes = None if class_names is None else len(class_names)
+    train = _split("", inputs, labels, num_classes)
+    if test is not None:
+        if num_test:
+            raise ValueError(
+                f"`num_test` is {num_test}, but `test` is given too: pass one of the two."
+            )
+        count = num_classes or int(train.labels.max()) + 1
+        held = _split("test ", *test, count)
+        if held.images.shape[1:] != train.images.shape[1:]:
+            raise ValueError(
+                f"`test` inputs have shape {held.images.shape[1:]} a sample, `inputs` {train.images.shape[1:]}: bring both to the same one."
+            )
+    else:
+        num_test = check.whole("num_test", num_test)
+        if not 0 < num_test < len(train.labels):
+            raise ValueError(
+                f"`num_test` must lie in 1..{len(train.labels) - 1}, got {num_test}: hold samples out for testing, or pass `test`."
+            )
+        train, held = hold_out(train, num_test, seed)
+        assert held is not None
+    if class_names is None:
+        most = max(int(train.labels.max()), int(held.labels.max()))
+        class_names = [str(i) for i in range(most + 1)]
+    train, validation = hold_out(train, num_validation, seed)
+    return Dataset(name, train, validation, held, tuple(class_names))
+
+
+def from_file(
+    path: str | os.PathLike[str], *, num_validation: int = 0, seed: int = 0
+) -> Dataset:
+    """Reads an `.npz` file with `inputs` and `labels`, and `test_inputs` and `test_labels` or else a fifth of the samples held out for testing.
+
+    Raises:
+      DataError: if there is no such file, or it is no `.npz` file with these arrays.
+    """
+    path = pathlib.Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = {key: stored[key] for key in KEYS if key in stored.files}
+            others = sorted(stored.files)
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file {path}.") from error
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise DataError(
+            f"{path} cannot be read as an .npz file ({error}). Write one with `np.savez({path.name!r}, inputs=..., labels=...)`."
+        ) from error
+    missing = [key for key in KEYS[:2] if key not in found]
+    if missing or ("test_inputs" in found) != ("test_labels" in found):
+        raise DataError(
+            f"{path} must hold `inputs` and `labels`, and `test_inputs` and `test_labels` together or not at all; it holds {', '.join(others) or 'nothing'}."
+        )
+    test = (found["test_inputs"], found["test_labels"]) if len(found) == 4 else None
+    num_test = 0 if test else max(1, len(found["labels"]) // 5)
+    return arrays(
+        found["inputs"],
+        found["labels"],
+        test=test,
+        num_test=num_test,
+        num_validation=num_validation,
+        seed=seed,
+        name=path.stem,
+    )
+
+
+def _split(kind: str, inputs: Any, labels: Any, num_classes: int | None) -> Split:
+    inputs, labels = np.asarray(inputs), np.asarray(labels)
+    if inputs.ndim < 2 or 0 in inputs.shape:
+        raise ValueError(
+            f"The {kind}inputs must be [N, ...] with at least one sample and one feature, got shape {inputs.shape}."
+        )
+    if inputs.dtype == bool:
+        inputs = inputs.astype(np.uint8)
+    if np.issubdtype(inputs.dtype, np.floating):
+        inputs = inputs.astype(np.float32, copy=False)
+        if not np.isfinite(inputs).all():
+            raise ValueError(
+                f"The {kind}inputs hold NaN or infinite values: replace them, or drop these samples."
+            )
+    elif not np.issubdtype(inputs.dtype, np.integer):
+        raise ValueError(
+            f"The {kind}inputs have type {inputs.dtype}: convert them to float32, or to uint8."
+        )
+    labels = check_labels(f"{kind}labels".strip(), labels, num_classes)
+    if len(inputs) != len(labels):
+        raise ValueError(
+            f"There are {len(inputs)} {kind}inputs but {len(labels)} labels: give each sample one label."
+        )
+    return Split(inputs, labels)

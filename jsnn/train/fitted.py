@@ -1,0 +1,101 @@
+"""What a training leaves behind: a model that predicts, and what is known about it."""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from jsnn.train import saved
+from jsnn.train.trainer import Prediction, Trainer, TrainState
+
+_BATCH = 250
+
+
+class Fitted:
+    """A trained model.
+
+    Attributes:
+      trainer: what it was trained by.
+      state: at the end; `jsnn.train.Run` holds the same.
+      model: what predictions need.
+      found: the last evaluation of the held-out samples.
+      rows: rows of metrics, as in metrics.jsonl.
+      seconds, cpu_seconds: of the whole run, with compilation, evaluations and checkpoints.
+      samples_per_second: of training alone, without these.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        state: TrainState | None,
+        found: Any,
+        rows: list[dict[str, Any]],
+        times: dict[str, float],
+        samples: int,
+        model: Any = None,
+    ):
+        self.trainer, self.state, self.found, self.rows = trainer, state, found, rows
+        self.model = trainer.model(state) if model is None and state else model
+        self.seconds, self.cpu_seconds = times["seconds"], times["cpu_seconds"]
+        spent = times["train_seconds"]
+        self.samples_per_second = samples / spent if spent else 0.0
+        self.about: dict[str, Any] = {}
+        self._predict = jax.jit(trainer.predict)
+
+    def predict(self, inputs: Any, *, batch_size: int = _BATCH) -> Prediction:
+        """Classes and scores of inputs `[N, ...]` as the training set holds them: label `[N]`, scores `[N, C]`; no labels needed.
+
+        Raises:
+          ValueError: if there is no input, or inputs have another shape than those that the model was trained on.
+        """
+        inputs = np.asarray(inputs)
+        if not len(inputs):
+            raise ValueError("`inputs` is empty: pass at least one sample.")
+        size, parts = min(batch_size, len(inputs)), []
+        for start in range(0, len(inputs), size):
+            batch = inputs[start : start + size]
+            fill = np.repeat(batch[-1:], size - len(batch), axis=0)
+            found = self._predict(self.model, np.concatenate([batch, fill]))
+            parts.append(jax.tree.map(np.asarray, found))
+        whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        return jax.tree.map(lambda x: x[: len(inputs)], whole)
+
+    def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
+        """Writes the model to a safetensors file, from which `jsnn.load` makes one that predicts the same.
+
+        Raises:
+          ModelError: if the file cannot be written.
+        """
+        return saved.write(path, self.model, self.about)
+
+
+def load(path: str | os.PathLike[str], trainer: Trainer | None = None) -> Fitted:
+    """A trained model that predicts: from a file of `Fitted.save`, or from the folder of a run.
+
+    Args:
+      path: the file or the folder.
+      trainer: what the model was trained by, built as it was then. None: for a run of one of the experiments, or a model saved from one,
+        which say themselves how they were built.
+
+    Raises:
+      ModelError: if the model is missing, damaged, or does not fit `trainer`.
+    """
+    from jsnn.train import rebuild
+
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return rebuild.from_run(path, trainer)
+    arrays, about = saved.read(path)
+    trainer = trainer or rebuild.trainer_of(path, about)
+    model = saved.fill(path, arrays, saved.like(trainer))
+    return restored(trainer, model, about)
+
+
+def restored(trainer: Trainer, model: Any, about: dict[str, Any]) -> Fitted:
+    """A model that was trained before."""
+    times = {"seconds": 0.0, "cpu_seconds": 0.0, "train_seconds": 0.0}
+    fitted = Fitted(trainer, None, None, [], times, 0, model)
+    fitted.about = about
+    return fitted

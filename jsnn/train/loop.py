@@ -1,0 +1,366 @@
+"""`fit`: the one loop on the host. It leads any trainer through its phases, with progress, rows, evaluations and checkpoints.
+
+Everything that decides a result is in the state, and what is done at which step depends on the step alone. So a run killed at any
+moment and resumed ends with the same parameters and the same rows; only the rows' times differ.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jsnn import mesh as meshes
+from jsnn.data import Dataset
+from jsnn.train import trainer as trainers
+from jsnn.train.clock import Clock
+from jsnn.train.fitted import Fitted
+from jsnn.train.log import Log
+from jsnn.train.trainer import Phase, Place, Trainer, TrainState
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When a run does what, in steps of a phase.
+
+    Raises:
+      ValueError: if an interval is out of range.
+    """
+
+    log_every: int | None = None
+    """Steps averaged into one row of training metrics; None: an epoch's."""
+    eval_every: int | None = None
+    """Phases evaluated by epoch: the held-out samples are looked at after steps 1, 1 + n, 1 + 2n, ... and at the end of each epoch; None: there only; 0: at the very end only."""
+    checkpoint_seconds: float = 60.0
+    """A checkpoint is written at the next row once this many seconds have passed, and at the end of each phase."""
+
+    def __post_init__(self):
+        for name, least in (("log_every", 1), ("eval_every", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(
+                f"`checkpoint_seconds` must not be negative, got {self.checkpoint_seconds}."
+            )
+
+    def look(self, done: int, per_epoch: int, phase: Phase) -> int:
+        """The next step of the phase at which an epoch ends or the held-out samples are due, after `done` steps."""
+        end = (done // per_epoch + 1) * per_epoch
+        if not self.eval_every or phase.evaluate != "epochs":
+            return end
+        return min(end, 1 + -(-done // self.eval_every) * self.eval_every)
+
+    def rows(self, done: int, look: int) -> list[int]:
+        """The steps after `done` at which rows are due, up to `look`."""
+        if self.log_every is None:
+            return [look]
+        first = (done // self.log_every + 1) * self.log_every
+        return [*range(first, look, self.log_every), look]
+
+    def evaluates(self, done: int, per_epoch: int, phase: Phase) -> bool:
+        """Whether the held-out samples are due after `done` steps of the phase."""
+        if phase.evaluate != "epochs":
+            return False
+        if done == phase.epochs * per_epoch:
+            return True
+        if self.eval_every == 0:
+            return False
+        at_interval = self.eval_every and (done - 1) % self.eval_every == 0
+        return bool(done % per_epoch == 0 or at_interval)
+
+
+def fit(
+    trainer: Trainer,
+    data: Any,
+    key: jax.Array,
+    *,
+    run: Any = None,
+    schedule: Schedule | None = None,
+    split: str | None = None,
+    reuse: Callable[[int, TrainState, Any], TrainState | None] | None = None,
+    finished: Callable[[int, TrainState], None] | None = None,
+    progress: bool = True,
+) -> Fitted:
+    """Trains from `key`, or goes on from the newest checkpoint of `run`, to the end of the last phase.
+
+    Args:
+      trainer: what to learn and how: `supervised`, `stdp.trainer`, `continual.trainer`, or one made from them.
+      data: a `jsnn.data.Dataset`, or what `trainer.prepare` made of one.
+      key: decides initial weights, the order of samples and every other draw.
+      run: a `jsnn.train.Run`: a folder for rows and checkpoints. None: nothing is written.
+      schedule: when to write rows, evaluate and save.
+      split: what the held-out samples are called in rows: `validation` or `test`. None: validation if the data set has one.
+      reuse: `(phase, state, data) -> state or None`: the state after a phase that need not be trained again.
+      finished: `(phase, state)`: called after each phase.
+      progress: show a progress bar.
+
+    Returns:
+      The trained model: `fitted.predict(inputs)`, `fitted.save(path)`, `fitted.rows`.
+
+    Raises:
+      FloatingPointError: if the loss or a parameter becomes NaN or infinite. Rows up to there and the last checkpoint stay.
+    """
+    if split is None:
+        held = isinstance(data, Dataset) and data.validation is not None
+        split = "validation" if held else "test"
+    if isinstance(data, Dataset):
+        if trainer.prepare is None:
+            raise ValueError(
+                "`data` is a Dataset, but this trainer does not say what to make of one: pass what its functions take."
+            )
+        data = trainer.prepare(data)
+    session = _Session(
+        trainer, run or Log(), schedule or Schedule(), split, reuse, finished, progress
+    )
+    return session.train(data, key)
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
+
+
+class _Session:
+    """One process's part of a run."""
+
+    def __init__(self, trainer, run, schedule, split, reuse, finished, progress):
+        self.trainer, self.run, self.schedule = trainer, run, schedule
+        self.split, self.reuse, self.finished = split, reuse, finished
+        self.hidden = not (progress and meshes.is_primary())
+        self.parameters = trainer.parameters or trainer.model
+        self.found: Any = None
+        options: Any = {"out_shardings": meshes.replicated(trainer.mesh)}
+        jit = functools.partial(jax.jit, **options)
+        self.fns = {
+            name: jit(getattr(trainer, name), static_argnums=2)
+            for name in ("begin", "pool", "end", "evaluate")
+            if getattr(trainer, name) is not None
+        }
+        self.fns["run"] = jit(trainer.run, static_argnums=3, donate_argnums=0)
+        if trainer.advance is not None:
+            self.fns["advance"] = jit(trainer.advance, static_argnums=2)
+
+    def train(self, data: Any, key: jax.Array) -> Fitted:
+        """All phases, or those that are left."""
+        trainer = self.trainer
+        state = self.run.restore(*self._templates(key))
+        self.run.rewind(int(state.step))
+        self.clock, self.saved = Clock(self.run.rows()), time.monotonic()
+        state, data = meshes.replicate((state, data), trainer.mesh)
+        last = len(trainer.phases) - 1
+        for number, phase in enumerate(trainer.phases):
+            if number >= int(state.phase):
+                state = self._phase(state, data, number, phase)
+            if trainer.advance is not None and number < last:
+                data = self.fns["advance"](state, data, phase.program)
+        if (
+            self.found is None and trainer.evaluate is not None
+        ):  # no phase asks for it, or a finished run is resumed
+            here = state._replace(phase=jnp.minimum(state.phase, last))
+            program = trainer.phases[last].program
+            _, self.found = self.fns["evaluate"](here, data, program)
+        state, found = meshes.gather((state, self.found), trainer.mesh)
+        samples = trainer.samples(state) if trainer.samples else int(state.step)
+        return Fitted(
+            trainer, state, found, self.run.rows(), self.clock.read(), samples
+        )
+
+    def _templates(self, key: jax.Array) -> tuple[TrainState, ...]:
+        """The state to start from, and what a checkpoint of it may have grown to."""
+        start = jax.jit(lambda key: trainers.start(self.trainer, key))(key)
+        found, resize = [start], self.trainer.resize
+        if resize is not None and self.run.resume:
+            for number in range(len(self.trainer.phases)):
+                grown = resize(found[-1], number)
+                if grown is not found[-1]:
+                    found.append(grown)
+        return tuple(found)
+
+    def _phase(
+        self, state: TrainState, data: Any, number: int, phase: Phase
+    ) -> TrainState:
+        """One phase, or what is left of it."""
+        if self.trainer.resize is not None:
+            state = self.trainer.resize(state, number)
+        taken = None
+        if int(state.phase_step) == 0:
+            state = self.fns["begin"](state, data, phase.program)
+            taken = self.reuse(number, state, data) if self.reuse else None
+        state = self._train(state, data, phase) if taken is None else taken
+        state = self._close(state, data, number, phase)
+        if self.finished is not None and meshes.is_primary():
+            self.finished(number, state)
+        return state
+
+    def _close(self, state, data, number: int, phase: Phase) -> TrainState:
+        """Ends a phase. A last one that has nothing to end stays open, so that a resumed run may be given more epochs."""
+        trainer, last = self.trainer, number == len(self.trainer.phases) - 1
+        if trainer.end is not Trainer._field_defaults["end"] or not last:
+            state = self.fns["end"](state, data, phase.program)
+            if phase.evaluate == "end":
+                state = self._evaluate(state, data, None, 0, phase, None)
+            zero = jnp.zeros((), jnp.int32)
+            state = state._replace(phase=state.phase + 1, phase_step=zero)
+            state = meshes.replicate(state, trainer.mesh)
+        self._save(state)
+        return state
+
+    def _train(self, state: TrainState, data: Any, phase: Phase) -> TrainState:
+        """All epochs of a phase, or what is left of them."""
+        from tqdm import tqdm
+
+        pool = self.fns["pool"](state, data, phase.program)
+        per_epoch = int(self.trainer.steps_per_epoch(pool))
+        done, total = int(state.phase_step), phase.epochs * per_epoch
+        if done >= total:
+            return state
+        # Compiles, and takes no step.
+        state, metrics = self.fns["run"](state, pool, jnp.int32(0), phase.program)
+        self.most = jax.tree.leaves(metrics)[0].shape[0]
+        options = {"unit": "step", "desc": phase.name, "disable": self.hidden}
+        with tqdm(total=total, initial=done, **options) as bar:
+            while done < total and not self.trainer.done(state, jnp.int32(per_epoch)):
+                look = self.schedule.look(done, per_epoch, phase)
+                while done < look:
+                    stops = self.schedule.rows(done, look)
+                    state = self._advance(state, pool, per_epoch, phase, stops, bar)
+                    done = int(state.phase_step)
+                    if done < look:
+                        self._save_if_late(state)
+                if self.schedule.evaluates(done, per_epoch, phase):
+                    state = self._evaluate(state, data, pool, per_epoch, phase, bar)
+                if done < total:
+                    self._save_if_late(state)
+        return state
+
+    def _advance(
+        self,
+        state: TrainState,
+        pool: Any,
+        per_epoch: int,
+        phase: Phase,
+        stops: list[int],
+        bar: Any,
+    ) -> TrainState:
+        """Takes the steps to the first of `stops`, or to a later one if it is close, and writes a row for each one passed."""
+        start, parts = _place(state), []
+        done = start.phase_step
+        reach = done + min(meshes.agree(self.clock.stretch()), self.most)
+        passed = [s for s in stops if s <= reach] or stops[:1]
+        while done < passed[-1]:
+            length = passed[-1] - done
+            length = min(length, meshes.agree(self.clock.stretch()), self.most)
+            began = time.monotonic()
+            state, metrics = self.fns["run"](
+                state, pool, jnp.int32(length), phase.program
+            )
+            # Waits for the device.
+            parts.append({k: np.asarray(v)[:length] for k, v in metrics.items()})
+            self.clock.trained(length, time.monotonic() - began)
+            done += length
+            bar.update(length)
+        # Means over a row's steps, whatever stretches they came in: a resumed run writes the same rows.
+        whole = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        grown = whole.get("advance", np.ones(done - start.phase_step, np.int32))
+        row, first = {}, start.phase_step
+        summary = self.trainer.row or _means
+        for stop in passed:
+            part = slice(first - start.phase_step, stop - start.phase_step)
+            step = start.step + int(grown[: part.stop].sum())
+            place, first = Place(start.phase, stop, step), stop
+            values = summary({k: v[part] for k, v in whole.items()})
+            row = self._log("train", place, pool, per_epoch, values)
+            self._check_finite(row)
+        self._check_finite(row, state)
+        shown = next((k for k in ("loss", "accuracy") if k in row), None)
+        if shown:
+            bar.set_postfix({shown: f"{row[shown]:.3f}"}, refresh=False)
+        return state
+
+    def _log(
+        self, split: str, place: Place, pool: Any, per_epoch: int, values: Row
+    ) -> Row:
+        """Writes a row: what, when, the values, and the clock."""
+        row: Row = {"split": split, "step": place.step}
+        if self.trainer.where is not None:
+            row |= self.trainer.where(place, pool, per_epoch)
+        elif per_epoch:
+            row["epoch"] = place.phase_step / per_epoch
+        row |= values
+        self.run.log(row | self.clock.read())
+        return row
+
+    def _evaluate(self, state, data, pool, per_epoch: int, phase, bar) -> TrainState:
+        """Looks at the held-out samples, writes rows, and says what was found."""
+        state, self.found = self.fns["evaluate"](state, data, phase.program)
+        found, report = jax.tree.map(np.asarray, self.found), self.trainer.report
+        place = _place(state)
+        rows = [
+            self._log(row.get("split", self.split), place, pool, per_epoch, row)
+            for row in (report(found) if report else [])
+        ]
+        if rows and not self.hidden:
+            text = _sentence(phase, rows)
+            bar.write(text) if bar is not None else print(text, flush=True)
+        return state
+
+    def _save_if_late(self, state: TrainState) -> None:
+        late = time.monotonic() - self.saved >= self.schedule.checkpoint_seconds
+        if meshes.agree(late):
+            self._save(state)
+
+    def _save(self, state: TrainState) -> None:
+        self.run.save(int(state.step), state)
+        self.saved = time.monotonic()
+
+    def _check_finite(self, row: Row, state: TrainState | None = None) -> None:
+        """A neuron whose potential is NaN is silent, and the loss of a silent network is finite: so look at the parameters too."""
+        what = next(
+            (
+                f"training {name}"
+                for name, value in row.items()
+                if isinstance(value, float) and not math.isfinite(value)
+            ),
+            None,
+        )
+        if what is None and state is not None:
+            fine = _all_finite(self.parameters(state))
+            what = None if fine else "parameters' value"
+        if what is not None:
+            raise FloatingPointError(
+                f"The {what} is NaN or infinite at step {row['step']}. Lower the step size (`--learning-rate`); {self.run.place}."
+            )
+
+
+def _means(metrics: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(values.mean()) for name, values in metrics.items()}
+
+
+def _place(state: TrainState) -> Place:
+    return Place(int(state.phase), int(state.phase_step), int(state.step))
+
+
+def _sentence(phase: Phase, rows: list[Row]) -> str:
+    """An evaluation in one line."""
+    row = rows[-1]
+    where = phase.name if phase.evaluate == "end" else f"step {row['step']:>6}"
+    if phase.evaluate != "end" and "epoch" in row:
+        where += f"  epoch {row['epoch']:6.2f}"
+    text = (
+        f"{where}  {row['split']} accuracy {100 * row.get('accuracy', math.nan):6.2f} %"
+    )
+    if "loss" in row:
+        text += f"  loss {row['loss']:.4f}"
+    if len(rows) > 1:
+        shares = (f"{100 * r['accuracy']:.1f}" for r in rows[:-1] if "accuracy" in r)
+        text += f"  (by task {' '.join(shares)})"
+    return text

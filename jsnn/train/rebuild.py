@@ -1,0 +1,96 @@
+"""Trainers of the experiments' runs, built again from what was kept with them."""
+
+import dataclasses
+import importlib
+import pathlib
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from jsnn.train import fitted, saved
+from jsnn.train.trainer import Trainer
+
+# Nothing else is ever imported, whatever a file says.
+SCRIPTS = (
+    "csnn_mnist",
+    "eventprop_mnist",
+    "eventprop_yinyang",
+    "stdp_mnist",
+    "cil_cifar10",
+)
+MODEL = "model.safetensors"
+
+
+class Shapes(NamedTuple):
+    """What a trainer must know of its data."""
+
+    inputs: tuple[int, ...]  # of one sample
+    num_classes: int
+    num_train: int
+    dtype: str = "uint8"
+
+
+def about(experiment: str, config: Any, shapes: Shapes) -> dict[str, Any]:
+    """What to keep with a model, so that `trainer_of` can build its trainer again."""
+    return {
+        "experiment": experiment,
+        "config": {
+            f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)
+        },
+        "shapes": shapes._asdict(),
+    }
+
+
+def trainer_of(path: pathlib.Path, known: dict[str, Any]) -> Trainer:
+    """The trainer of a model that was saved by one of the experiments: its script's `trainer_for(config, shapes)`.
+
+    Raises:
+      ModelError: if the model does not say how it was trained.
+    """
+    name = known.get("experiment")
+    if name not in SCRIPTS:
+        raise saved.ModelError(
+            f"{path} does not say how its model was built: pass the trainer it was made by, `jsnn.load(path, trainer)`."
+        )
+    script = importlib.import_module(f"experiments.{name}")
+    try:
+        config = _config(script.Config, known["config"])
+        shapes = known["shapes"] | {"inputs": tuple(known["shapes"]["inputs"])}
+        return script.trainer_for(config, Shapes(**shapes))
+    except (KeyError, TypeError, ValueError) as error:
+        raise saved.ModelError(
+            f"{path} was written by another version of `{name}`, whose flags this one does not know ({error})."
+        ) from error
+
+
+def from_run(folder: pathlib.Path, trainer: Trainer | None) -> fitted.Fitted:
+    """The model of a finished run.
+
+    Raises:
+      ModelError: if there is none.
+    """
+    if not (folder / MODEL).is_file():
+        what = "has not finished" if (folder / "config.json").exists() else "is no run"
+        raise saved.ModelError(
+            f"{folder} {what}: there is no {MODEL} in it. Run its command again with --resume, or choose another folder."
+        )
+    return fitted.load(folder / MODEL, trainer)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, pathlib.Path) else value
+
+
+def _config(kind: type, values: dict[str, Any]) -> Any:
+    """The config with these values, which JSON knows only as text, numbers and lists."""
+    hints = get_type_hints(kind)
+
+    def typed(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(typed(name, v) for v in value)
+        wants = {hints[name], *get_args(hints[name])}
+        inner = {a for w in wants for a in get_args(w)}
+        path = pathlib.Path in wants | inner
+        return pathlib.Path(value) if path and isinstance(value, str) else value
+
+    return kind(**{name: typed(name, value) for name, value in values.items()})

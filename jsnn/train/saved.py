@@ -1,0 +1,103 @@
+"""Models on disk: a safetensors file with the arrays by name, and a line of JSON that says what they are.
+
+Reading one runs no code from it. Names are those of checkpoints (`params.layers.0.weight`).
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from jsnn import checkpoint
+
+FORMAT = "jsnn-model-1"
+
+
+class ModelError(RuntimeError):
+    """A saved model cannot be read, or does not fit."""
+
+
+def write(
+    path: str | os.PathLike[str], model: Any, about: dict[str, Any]
+) -> pathlib.Path:
+    """Writes a model's arrays, under another name first.
+
+    Args:
+      path: the file; `.safetensors` is added if it is missing.
+      model: a tree of arrays.
+      about: what to keep with it, as JSON: how it was made.
+    """
+    from safetensors.numpy import save_file
+
+    path = named(path)
+    arrays = {k: np.asarray(v) for k, v in checkpoint.by_path(model).items()}
+    part = path.with_name(f".{path.name}.part")
+    text = json.dumps({"format": FORMAT, **about})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, part, metadata={"jsnn": text})
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ModelError(
+            f"The model {path} could not be written ({error}). Free some space or choose another folder."
+        ) from error
+    return path
+
+
+def named(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path with its ending."""
+    path = pathlib.Path(path)
+    return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")  # fmt: skip
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays by name, and what was kept with them.
+
+    Raises:
+      ModelError: if the file is missing, damaged, or not one of ours.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = named(path)
+    if not path.is_file():
+        raise ModelError(f"There is no model {path}.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {}).get("jsnn", "{}"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(
+            f"{path} is damaged or no safetensors file ({error})."
+        ) from error
+    if about.get("format") != FORMAT:
+        raise ModelError(
+            f"{path} was not written by `Fitted.save`: its format is {about.get('format')!r} where {FORMAT!r} is needed."
+        )
+    return arrays, about
+
+
+def fill(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], like: Any) -> Any:
+    """The tree `like` with the arrays of a file.
+
+    Raises:
+      ModelError: if an array is missing, there in excess, or of another shape or type.
+    """
+    wanted = checkpoint.by_path(like)
+    if problem := checkpoint.difference(arrays, wanted):
+        raise ModelError(
+            f"The model {named(path)} does not fit: {problem}. Build the network it was saved from."
+        )
+    return checkpoint.from_paths(arrays, like)
+
+
+def like(trainer: Any) -> Any:
+    """Shapes and types of a trainer's model."""
+    from jsnn.train.trainer import start
+
+    return jax.eval_shape(
+        lambda key: trainer.model(start(trainer, key)), jax.random.key(0)
+    )
