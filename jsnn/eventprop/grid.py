@@ -1,21 +1,25 @@
 r"""EventProp on a time grid: layers whose backward pass is the adjoint system, and that keep one number a neuron a step for it.
 
-Forward, step n (free flow, spike test, arrivals; see `flow`):
+Forward, step n (free flow, spike test, arrivals; see `flow`). Where `Vm >= theta` the neuron spikes. The straight line from V to Vm meets
+theta at a time `lead` before the grid point; there the membrane falls by theta - V_r, of which the rest of the step leaves a part:
 
-    Vm = a V + kappa I;  Im = b I;  spike where Vm >= theta;  V = Vm - (theta - V_r) where it spiked, else Vm;  I = Im + u[n]
+    Vm = a V + kappa I;  Im = b I
+    V = Vm - (theta - V_r) exp(-lead / tau_m) where it spiked, else Vm;  I = Im + u[n]
 
 Backward, from the last step to the first. In the letters of the paper $\lambda_V, \lambda_I$; here the code carries
 $p_V = \partial L/\partial V = -\tau_m\lambda_V$ and $p_I = \partial L/\partial I = -\tau_s\lambda_I$, which makes the cotangent of a layer's
 state an ordinary gradient, and blocks of time chain by plain autodiff:
 
     emit mass cotangent p_I and time cotangent p_I/tau_s - p_V/tau_m                  (= -tau_s lI and lV - lI)
-    where it spiked: p_V += [(theta - V_r) p_V - tau_m dL/dt] / g                     (g = tau_m dV/dt just before the spike)
-    p_V, p_I = a p_V, b p_I + kappa p_V
+    flow back to the crossing; p_V += [(theta - V_r) p_V - tau_m dL/dt] / g           (g = tau_m dV/dt just before the spike)
+    flow back to the step before                                                      (p_V, p_I = a p_V, b p_I + kappa p_V)
 
-The only residual is 1/g where there was a spike and 0 elsewhere: 4 bytes a neuron a step. If a time constant is differentiated
-(and only then) V and I are kept as well.
+This is the adjoint of the continuous system, with the spike at its crossing. It approaches the exact gradient (`events`) with the second
+power of dt, as spikes and membranes do. It is not the derivative of the grid's own rounding: moving a spike across a grid point
+changes nothing. It is blind to spikes that appear or vanish: a silent neuron gets none.
 
-The gradient approaches the exact one (`events`) as dt falls. It is blind to spikes that appear or vanish: a silent neuron gets none.
+Kept for it: 1/g where there was a spike, with the place of the crossing in its last digits (`pack`), 4 bytes a neuron a step. If a time
+constant is differentiated (and only then) V and I are kept as well.
 """
 
 import functools
@@ -58,11 +62,40 @@ class Scheme(NamedTuple):
 
 
 class Fired(NamedTuple):
-    """What a step reports: `spikes`, inverse slope `inverse` (0 where no spike), time from the crossing to the grid point `lead`."""
+    """What a step reports: `spikes`, and the time from the crossing to the grid point `lead`, both 0 where no spike."""
 
     spikes: Array
-    inverse: Array
     lead: Array
+
+
+class Crossing(NamedTuple):
+    """What the adjoint needs of a spike, both 0 where no spike: `inverse` slope, and the part of the step that was `left`."""
+
+    inverse: Array
+    left: Array
+
+
+# Of the 23 binary digits of a float32.
+_LEFT_DIGITS = 10
+
+
+def pack(crossing: Crossing) -> Any:
+    """In float32 one word for both: 13 binary digits of 1/g and 10 of the place in the step, far more than the grid has right."""
+    inverse, left = crossing
+    if inverse.dtype != jnp.float32:
+        return crossing
+    room = 1 << _LEFT_DIGITS
+    word = jax.lax.bitcast_convert_type(inverse, jnp.int32) + room // 2
+    return (word & -room) + (left * (room - 1) + 0.5).astype(jnp.int32)
+
+
+def unpack(kept: Any) -> Crossing:
+    """What was given to `pack`."""
+    if isinstance(kept, Crossing):
+        return kept
+    room = 1 << _LEFT_DIGITS
+    inverse = jax.lax.bitcast_convert_type(kept & -room, jnp.float32)
+    return Crossing(inverse, (kept & (room - 1)).astype(jnp.float32) * (1 / (room - 1)))
 
 
 def make_scheme(
@@ -92,58 +125,84 @@ def rest_state(drive: Drive) -> GridState:
 
 def membrane_step(
     scheme: Scheme, p: LIFParams, coefficients: Flow, state: GridState, u: Array
-) -> tuple[GridState, Fired]:
+) -> tuple[GridState, Fired, Crossing]:
     """One step of the forward system."""
     a, b, kappa = coefficients
     v, i = state
     vm, im = a * v + kappa * i, b * i
     spiked = vm >= p.threshold
     # Where the straight line from V to Vm meets threshold, as a fraction of the step; the current there, on a straight line as well.
-    rise = jnp.where(spiked, vm - v, 1.0)
-    fraction = jnp.clip(jnp.where(spiked, p.threshold - v, 0.0) / rise, 0.0, 1.0)
+    # A membrane that the last reset left above threshold crosses at once.
+    rises = spiked & (v < p.threshold)
+    fraction = jnp.where(rises, p.threshold - v, 0.0) / jnp.where(rises, vm - v, 1.0)
+    left = jnp.where(spiked, 1.0 - fraction, 0.0)
+    lead = left * scheme.dt
     if scheme.slope == "substep":
         g = i + fraction * (im - i) - p.threshold
     else:
         g = im - (vm if scheme.slope == "membrane" else p.threshold)
     # The true slope is positive. On a coarse grid the estimate may not be, and would flip the sign of the gradient.
     inverse = jnp.where(spiked, 1.0 / jnp.maximum(g, scheme.min_slope), 0.0)
-    after = p.reset if scheme.reset == "hard" else vm - (p.threshold - p.reset)
+    if scheme.reset == "hard":
+        after, left = p.reset, jnp.zeros_like(left)
+    else:
+        after = vm - (p.threshold - p.reset) * jnp.exp(left * (-scheme.dt / p.tau_mem))
     new = GridState(jnp.where(spiked, after, vm), im + u)
-    lead = jnp.where(spiked, (1.0 - fraction) * scheme.dt, 0.0)
-    return new, Fired(spiked.astype(v.dtype), inverse, lead)
+    return new, Fired(spiked.astype(v.dtype), lead), Crossing(inverse, left)
+
+
+def part_of_step(p: LIFParams, dt: float, step: Flow, x: Array) -> Flow:
+    """The free flow over a part x of a step, by the parabola with its value and slope at the start and its value at the end.
+
+    Off by a third power of dt, and much cheaper than `flow`.
+    """
+    a, b, kappa = step
+    mem, syn, rest = dt / p.tau_mem, dt / p.tau_syn, 1.0 - x
+    return Flow(
+        a=1.0 + x * (a - 1.0 + rest * (1.0 - a - mem)),
+        b=1.0 + x * (b - 1.0 + rest * (1.0 - b - syn)),
+        kappa=x * (kappa + rest * (mem - kappa)),
+    )
 
 
 def adjoint_step(
     p: LIFParams,
+    dt: float,
     coefficients: Flow,
     adjoint: GridState,
-    inverse: Array,
+    crossing: Crossing,
     time_gradient: Array,
-    push: Array,
-) -> tuple[GridState, GridState]:
+    push: Array | None,
+) -> tuple[GridState, Array]:
     """One step of the backward system.
 
     Args:
       p: physics.
+      dt: time step.
       coefficients: of the free flow.
       adjoint: $(p_V, p_I)$ just after the step.
-      inverse: 1/g, 0 where no spike.
+      crossing: of the spikes of this step.
       time_gradient: dL/dt of the spikes of this step, direct and through what they cause.
       push: taken from $\\lambda_V$ at a spike, a heuristic (`RatePenalty`).
 
     Returns:
-      The adjoint just after the step before, and the one between the free flow and the spike test of this step.
+      The adjoint just after the step before, and the jump of $p_V$ at the crossing.
     """
     a, b, kappa = coefficients
     pv, pi = adjoint
-    jump = inverse * ((p.threshold - p.reset) * pv - p.tau_mem * time_gradient)
-    pv = pv + jump + p.tau_mem * push * (inverse != 0)
-    return GridState(a * pv, b * pi + kappa * pv), GridState(pv, pi)
+    inverse, left = crossing
+    after = pv * part_of_step(p, dt, coefficients, left).a
+    jump = inverse * ((p.threshold - p.reset) * after - p.tau_mem * time_gradient)
+    if push is not None:
+        jump = jump + p.tau_mem * push * (inverse != 0)
+    rest = part_of_step(p, dt, coefficients, 1.0 - left)
+    new = GridState(a * pv + rest.a * jump, b * pi + kappa * pv + rest.kappa * jump)
+    return new, jump
 
 
 def time_cotangent(p: Any, adjoint: GridState) -> Array:
     r"""$\lambda_V - \lambda_I$: what a unit mass that arrives now would gain by coming later."""
-    return adjoint.i / p.tau_syn - adjoint.v / p.tau_mem
+    return adjoint.i * (1.0 / p.tau_syn) - adjoint.v * (1.0 / p.tau_mem)
 
 
 def dense_cotangents(tree: Any) -> Any:
@@ -160,13 +219,13 @@ def dense_cotangents(tree: Any) -> Any:
 
 
 def flow_gradient(
-    p: Any, dt: float, before: GridState, adjoint: GridState
+    p: Any, time: Array | float, before: GridState, adjoint: GridState
 ) -> tuple[Array, Array]:
-    """Gradient of one free flow with respect to both time constants, `[B, *N]` each."""
+    """Gradient of one free flow over `time` with respect to both time constants, `[B, *N]` each."""
     v, i = before
 
     def coefficients(tau_mem, tau_syn):
-        return flow(jnp.full_like(tau_mem, dt), tau_mem, tau_syn)
+        return flow(jnp.broadcast_to(time, v.shape), tau_mem, tau_syn)
 
     full = [jnp.broadcast_to(t, v.shape) for t in (p.tau_mem, p.tau_syn)]
     _, pull = jax.vjp(coefficients, *full)
@@ -176,30 +235,41 @@ def flow_gradient(
 def lif_gradient(
     p: LIFParams,
     dt: float,
-    inverse: Array,
+    coefficients: Flow,
+    crossing: Crossing,
     before: GridState | None,
     after: GridState,
-    at_spike: GridState,
+    jump: Array,
 ) -> LIFParams:
     """What one step adds to the gradient of the physics, `[B, *N]` each.
 
     Args:
       p: physics.
       dt: time step.
-      inverse: 1/g, 0 where no spike.
+      coefficients: of the free flow.
+      crossing: of the spikes of this step.
       before: V and I before the step; None if no time constant is differentiated.
       after: adjoint just after the step.
-      at_spike: adjoint before the spike, after the free flow.
+      jump: of $p_V$ at the crossing.
     """
+    inverse, left = crossing
+    spiked = inverse != 0
+    late = part_of_step(p, dt, coefficients, left)
+    pv, pi = late.a * after.v, late.b * after.i + late.kappa * after.v
     zeros = jnp.zeros_like(after.v)
     taus = (zeros, zeros)
     if before is not None:
-        taus = flow_gradient(p, dt, before, at_spike)
-    spiked = inverse != 0
+        # One flow to the crossing, one from there to the grid point.
+        early = part_of_step(p, dt, coefficients, 1.0 - left)
+        v, i = early.a * before.v + early.kappa * before.i, early.b * before.i
+        v = v - jnp.where(spiked, p.threshold - p.reset, 0.0)
+        first = flow_gradient(p, (1.0 - left) * dt, before, GridState(pv + jump, pi))
+        second = flow_gradient(p, left * dt, GridState(v, i), after)
+        taus = jax.tree.map(jnp.add, first, second)
     return LIFParams(
         *taus,
-        threshold=jnp.where(spiked, -at_spike.v, 0.0),
-        reset=jnp.where(spiked, after.v, 0.0),
+        threshold=jnp.where(spiked, -pv - jump, 0.0),
+        reset=jnp.where(spiked, pv, 0.0),
     )
 
 
@@ -226,7 +296,7 @@ class _Residuals(NamedTuple):
     """
 
     params: Any
-    inverse: Array
+    kept: Any
     penalty: RatePenalty | None
     trace: GridState | None
     wants_params: tuple[()] | None
@@ -287,11 +357,11 @@ def _run_lif(scheme, params, state, mass, *, keep_trace=False):
     coefficients = flow(jnp.asarray(scheme.dt, mass.dtype), p.tau_mem, p.tau_syn)
 
     def step(state, u):
-        new, fired = membrane_step(scheme, p, coefficients, state, u)
-        return new, (fired, state if keep_trace else None)
+        new, fired, crossing = membrane_step(scheme, p, coefficients, state, u)
+        return new, (fired, pack(crossing), state if keep_trace else None)
 
-    state, (fired, trace) = jax.lax.scan(step, state, mass, unroll=scheme.unroll)
-    return state, fired, trace
+    state, (fired, kept, trace) = jax.lax.scan(step, state, mass, unroll=scheme.unroll)
+    return state, fired, kept, trace
 
 
 def _lif_forward(scheme, params, state, drive, penalty):
@@ -301,37 +371,42 @@ def _lif_forward(scheme, params, state, drive, penalty):
     params, state, mass, penalty = jax.tree.map(
         lambda x: x.value, (params, state, drive.mass, penalty)
     )
-    state, fired, trace = _run_lif(scheme, params, state, mass, keep_trace=keep_trace)
+    state, fired, kept, trace = _run_lif(
+        scheme, params, state, mass, keep_trace=keep_trace
+    )
     return (state, fired), _Residuals(
-        params, fired.inverse, penalty, trace, wants_params, wants_time
+        params, kept, penalty, trace, wants_params, wants_time
     )
 
 
 def _lif_backward(scheme, residuals, cotangents):
-    params, inverse, penalty, trace, wants_params, wants_time = residuals
+    params, kept, penalty, trace, wants_params, wants_time = residuals
     state_bar, fired_bar = dense_cotangents(cotangents)
-    p = aligned(params, inverse.shape[1:], inverse.dtype)
-    coefficients = flow(jnp.asarray(scheme.dt, inverse.dtype), p.tau_mem, p.tau_syn)
-    push = rate_push(penalty, inverse)
+    zeros = jnp.zeros_like(state_bar.v)
+    p = aligned(params, zeros.shape, zeros.dtype)
+    coefficients = flow(jnp.asarray(scheme.dt, zeros.dtype), p.tau_mem, p.tau_syn)
+    push = rate_push(penalty, unpack(kept).inverse)
 
     def step(carry, x):
         adjoint, total = carry
-        inverse, time_gradient, before = x
+        kept, time_gradient, before = x
+        crossing = unpack(kept)
         emitted = adjoint.i, time_cotangent(p, adjoint) if wants_time == () else None
-        new, at_spike = adjoint_step(
-            p, coefficients, adjoint, inverse, time_gradient, push
+        new, jump = adjoint_step(
+            p, scheme.dt, coefficients, adjoint, crossing, time_gradient, push
         )
         if total is not None:
-            change = lif_gradient(p, scheme.dt, inverse, before, adjoint, at_spike)
+            change = lif_gradient(
+                p, scheme.dt, coefficients, crossing, before, adjoint, jump
+            )
             total = jax.tree.map(jnp.add, total, change)
         return (new, total), emitted
 
-    zeros = jnp.zeros_like(state_bar.v)
     total = LIFParams(zeros, zeros, zeros, zeros) if wants_params == () else None
     (adjoint, total), (mass, time) = jax.lax.scan(
         step,
         (state_bar, total),
-        (inverse, fired_bar.spikes, trace),
+        (kept, fired_bar.spikes, trace),
         reverse=True,
         unroll=scheme.unroll,
     )

@@ -13,7 +13,6 @@ from jaxtyping import Array
 
 from jsnn.eventprop.flow import LIFParams, aligned, check_params, flow
 from jsnn.eventprop.grid import (
-    Fired,
     GridState,
     Reset,
     Scheme,
@@ -23,9 +22,11 @@ from jsnn.eventprop.grid import (
     lif_gradient,
     make_scheme,
     membrane_step,
+    pack,
     param_gradient,
     rest_state,
     time_cotangent,
+    unpack,
 )
 from jsnn.eventprop.regularise import RatePenalty, rate_push
 from jsnn.eventprop.spikes import Drive, TimedSpikes, require_drive
@@ -52,7 +53,7 @@ class _Residuals(NamedTuple):
 
     params: Any
     weights: Any
-    inverse: Array
+    kept: Any
     arriving: Array
     penalty: RatePenalty | None
     trace: GridState | None
@@ -144,17 +145,20 @@ def _run(static, params, weights, neurons, pending, mass, *, keep_trace=False):
     def step(carry, x):
         state, ring = carry
         n, u = x
-        arriving = jax.lax.dynamic_index_in_dim(ring, n % delay, keepdims=False)
-        u = u + linear(weights, arriving)
-        new, fired = membrane_step(scheme, p, coefficients, state, u)
-        _, ring = _swap(ring, n, fired.spikes)
-        return (new, ring), (fired, state if keep_trace else None)
+        new, fired, crossing = membrane_step(scheme, p, coefficients, state, u)
+        # The part that crossed early arrives a step before the rest; with a delay of one step that is now.
+        early = fired.spikes * crossing.left
+        ring = ring.at[(n - 1) % delay].add(early)
+        arriving, ring = _swap(ring, n, fired.spikes - early)
+        new = new._replace(i=new.i + linear(weights, arriving))
+        kept = pack(crossing), arriving, state if keep_trace else None
+        return (new, ring), (fired, kept)
 
-    (neurons, ring), (fired, trace) = jax.lax.scan(
+    (neurons, ring), (fired, kept) = jax.lax.scan(
         step, (neurons, pending), (jnp.arange(num_steps), mass), unroll=scheme.unroll
     )
     pending = jnp.roll(ring, -(num_steps % delay), axis=0)  # oldest first
-    return (neurons, pending, fired), trace
+    return (neurons, pending, fired), kept
 
 
 def _forward(static, params, weights, neurons, pending, drive, penalty):
@@ -163,47 +167,49 @@ def _forward(static, params, weights, neurons, pending, drive, penalty):
     params, weights, neurons, pending, mass, penalty = jax.tree.map(
         lambda x: x.value, (params, weights, neurons, pending, drive.mass, penalty)
     )
-    out, trace = _run(
+    out, (kept, arriving, trace) = _run(
         static, params, weights, neurons, pending, mass, keep_trace=keep_trace
     )
-    fired: Fired = out[2]
-    arriving = jnp.concatenate([pending, fired.spikes])[: mass.shape[0]]
     return out, _Residuals(
-        params, weights, fired.inverse, arriving, penalty, trace, wants_params
+        params, weights, kept, arriving, penalty, trace, wants_params
     )
 
 
 def _backward(static, residuals, cotangents):
     scheme, linear = static
-    params, weights, inverse, arriving, penalty, trace, wants_params = residuals
+    params, weights, kept, arriving, penalty, trace, wants_params = residuals
     state_bar, pending_bar, fired_bar = dense_cotangents(cotangents)
-    p = aligned(params, inverse.shape[1:], inverse.dtype)
-    coefficients = flow(jnp.asarray(scheme.dt, inverse.dtype), p.tau_mem, p.tau_syn)
-    push = rate_push(penalty, inverse)
-    num_steps, delay = inverse.shape[0], pending_bar.shape[0]
+    zeros = jnp.zeros_like(state_bar.v)
+    p = aligned(params, zeros.shape, zeros.dtype)
+    coefficients = flow(jnp.asarray(scheme.dt, zeros.dtype), p.tau_mem, p.tau_syn)
+    push = rate_push(penalty, unpack(kept).inverse)
+    num_steps, delay = arriving.shape[0], pending_bar.shape[0]
     # Linear, so it may be differentiated anywhere; unlike `linear_transpose` this takes maps with a rule of their own.
-    _, to_spikes = jax.vjp(lambda z: linear(weights, z), jnp.zeros_like(inverse[0]))
+    _, to_spikes = jax.vjp(lambda z: linear(weights, z), zeros)
 
     def step(carry, x):
         adjoint, ring, total = carry
-        n, inverse, direct, before = x
+        n, kept, direct, before = x
+        crossing = unpack(kept)
         mass, time = adjoint.i, time_cotangent(p, adjoint)
-        caused, ring = _swap(ring, n, to_spikes(time)[0])
-        new, at_spike = adjoint_step(
-            p, coefficients, adjoint, inverse, direct + caused, push
+        later, ring = _swap(ring, n, to_spikes(time)[0])
+        caused = later + crossing.left * (ring[(n - 1) % delay] - later)
+        new, jump = adjoint_step(
+            p, scheme.dt, coefficients, adjoint, crossing, direct + caused, push
         )
         if total is not None:
-            change = lif_gradient(p, scheme.dt, inverse, before, adjoint, at_spike)
+            change = lif_gradient(
+                p, scheme.dt, coefficients, crossing, before, adjoint, jump
+            )
             total = jax.tree.map(jnp.add, total, change)
         return (new, ring, total), (mass, time)
 
-    zeros = jnp.zeros_like(state_bar.v)
     total = LIFParams(zeros, zeros, zeros, zeros) if wants_params == () else None
     ring = jnp.roll(pending_bar, num_steps % delay, axis=0)
     (adjoint, ring, total), (mass, time) = jax.lax.scan(
         step,
         (state_bar, ring, total),
-        (jnp.arange(num_steps), inverse, fired_bar.spikes, trace),
+        (jnp.arange(num_steps), kept, fired_bar.spikes, trace),
         reverse=True,
         unroll=scheme.unroll,
     )

@@ -118,16 +118,24 @@ def max_voltage(v: Float[Array, "T B C"]) -> Float[Array, "B C"]:
     return v.max(0)
 
 
+def _trapezium(v: Float[Array, "T B C"]) -> Float[Array, "T"]:
+    """Weights of the integral over the T steps that start at the points of `v`; past the last point the membrane is held. Their sum is T."""
+    return jnp.ones(v.shape[0], v.dtype).at[0].add(-0.5).at[-1].add(0.5)
+
+
 def mean_voltage(v: Float[Array, "T B C"]) -> Float[Array, "B C"]:
-    """Mean membrane over time."""
-    return v.mean(0)
+    r"""$\frac1T\int V\,dt$ by the trapezium rule, second order in dt."""
+    return jnp.tensordot(_trapezium(v) / v.shape[0], v, axes=1)
 
 
 def weighted_voltage(v: Float[Array, "T B C"]) -> Float[Array, "B C"]:
-    r"""$\frac1T\int e^{-t/T}V\,dt$: early evidence counts more (Nowotny, Turner & Knight, 2025). Best of the voltage read-outs on long inputs."""
+    r"""$\frac1T\int e^{-t/T}V\,dt$ by the trapezium rule: early evidence counts more (Nowotny, Turner & Knight, 2025).
+
+    Best of the voltage read-outs on long inputs.
+    """
     num_steps = v.shape[0]
     weight = jnp.exp(-jnp.arange(num_steps, dtype=v.dtype) / num_steps) / num_steps
-    return jnp.tensordot(weight, v, axes=1)
+    return jnp.tensordot(weight * _trapezium(v), v, axes=1)
 
 
 def silent_label_push(

@@ -30,10 +30,10 @@ class RatePenalty(NamedTuple):
 
 def rate_push(
     penalty: RatePenalty | None, inverse_slope: Float[Array, "T B *N"]
-) -> Array:
-    """What every spike subtracts from its neuron's adjoint voltage, `[1, *N]`."""
+) -> Array | None:
+    """What every spike subtracts from its neuron's adjoint voltage, `[1, *N]`; None without a penalty."""
     if penalty is None:
-        return jnp.zeros((1,) * (inverse_slope.ndim - 1), inverse_slope.dtype)
+        return None
     strength_up, strength_down, target = jax.tree.map(
         lambda x: jnp.asarray(x, inverse_slope.dtype), penalty
     )

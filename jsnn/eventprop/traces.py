@@ -31,7 +31,7 @@ def membranes(
 
     def step(state, u):
         charged = coefficients.a * state.v + coefficients.kappa * state.i
-        state, _ = membrane_step(scheme, p, coefficients, state, u)
+        state, *_ = membrane_step(scheme, p, coefficients, state, u)
         return state, state._replace(v=charged)
 
     return jax.lax.scan(step, rest_state(drive), mass)[1]
@@ -110,6 +110,8 @@ def _layer_trace(
         return LayerTrace(v, spikes, Adjoint(*euler.adjoints(gradient)))
     mass = drive.mass
     if not isinstance(weights, tuple):  # recurrent: heard one step later
-        mass = mass.at[1:].add(synapse.dense(weights, spikes[:-1]))
+        early = spikes * output.lead / dt
+        heard = early.at[1:].add((spikes - early)[:-1])
+        mass = mass + synapse.dense(weights, heard)
     state = membranes(physics.params, Drive(mass, mass), dt=dt)
     return LayerTrace(state.v, spikes, adjoints(physics.params, gradient))
