@@ -309,10 +309,11 @@ def test_traces_for_plots():
     v = i = np.zeros((1, 2))
     fired = 0
     for n in range(T):
-        v, i = a * v + kap * i, b * i
+        before, v, i = v, a * v + kap * i, b * i
         fired += int((v >= 1).sum())
         np.testing.assert_allclose(path.v[n], v, atol=2e-5)  # before the reset
-        v = np.where(v >= 1, v - 1.0, v)
+        left = (v - 1.0) / np.where(v >= 1, v - before, 1.0)
+        v = np.where(v >= 1, v - np.exp(-left * dt / tau_m), v)
         i = i + np.asarray(u[n])
         np.testing.assert_allclose(path.i[n], i, atol=2e-5)
     assert fired > 2

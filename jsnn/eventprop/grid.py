@@ -324,10 +324,10 @@ def lif(
       dt: time step, in the unit of the time constants.
       penalty: pushes firing rates towards a target; a heuristic, see `RatePenalty`. It counts the spikes of this block.
       slope: where tau_m dV/dt of a spike is read: at the interpolated crossing, at the grid point with the membrane found there,
-        or at the grid point with the membrane at threshold.
-      reset: `"subtract"` lowers the membrane by threshold - reset and so keeps what it has risen past threshold within the step, as the
-        continuous system does; `"hard"` sets it to the reset potential, and so delays every later spike by a part of dt. Median cosine
-        with the exact gradient at dt = 1 / 0.1 ms (tests/test_eventprop_agreement.py): 0.99 / 1.00 against 0.88 / 0.997.
+        or at the grid point with the membrane at threshold. Only the first makes the gradient of second order.
+      reset: `"subtract"` resets the membrane at the crossing, as the continuous system does: at the grid point it lacks what is left of
+        threshold - reset, and keeps what it has risen since; second order in dt. `"hard"` sets it to the reset potential at the grid
+        point, and takes the spike to lie there: every later spike is late by a part of dt, first order.
       min_slope: floor of that slope, which bounds the gradient of grazing spikes.
       unroll: of the scan; about 8 on GPU, 1 on CPU.
 

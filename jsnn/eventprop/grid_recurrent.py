@@ -1,7 +1,8 @@
 r"""A recurrent layer on the grid: neurons that hear themselves K >= 1 steps later.
 
-The same two systems as `grid`, coupled in time: forward the drive of step n has $f(W, z[n-K])$ added, backward the spike of step n
-receives what it causes at n + K. The gradient of the recurrent weights is one product over all time steps, after the scan.
+The same two systems as `grid`, coupled in time. A spike that crosses in the middle of step n arrives K dt later in the middle of a step: it is
+shared out to the steps n + K - 1 and n + K, as `spikes.split` does, and gathers from both what it causes. (With `reset="hard"` it lies at
+the grid point, and arrives with step n + K.) The gradient of the recurrent weights is one product over all time steps, after the scan.
 """
 
 import functools
@@ -35,7 +36,7 @@ from jsnn.unroll import folded
 
 
 class RecurrentState(NamedTuple):
-    """Neurons and the spikes under way: `pending[k]` arrives with step k of the next block, `[K, B, *N]`."""
+    """Neurons and the spikes under way, or their parts: `pending[k]` arrives with step k of the next block, `[K, B, *N]`."""
 
     neurons: GridState
     pending: TimedSpikes

@@ -123,9 +123,9 @@ def from_times(
 def split(spikes: TimedSpikes, *, dt: float) -> TimedSpikes:
     """Shares each spike out to the grid points before and after its crossing, so that it arrives on time on average.
 
-    Without it a spike counts from the grid point after its crossing, half a step late; with it the error of a layer's output falls
-    from first to second order in dt. A part of the spike then arrives before the step in which it was found, which is no matter
-    between layers, and impossible within a recurrent one.
+    Without it a spike counts from the grid point after its crossing, half a step late, and the next layer is of first order in dt; with
+    it of second order, in values and gradients. A part of the spike then arrives one step before the spike was found, so the layers
+    above must run after this one. `grid_recurrent` does the same for its own synapses, whose delay of a step or more leaves time for it.
 
     Raises:
       ValueError: if the spikes do not carry their `lead`.

@@ -110,6 +110,7 @@ def _layer_trace(
         return LayerTrace(v, spikes, Adjoint(*euler.adjoints(gradient)))
     mass = drive.mass
     if not isinstance(weights, tuple):  # recurrent: heard one step later
+        assert output.lead is not None
         early = spikes * output.lead / dt
         heard = early.at[1:].add((spikes - early)[:-1])
         mass = mass + synapse.dense(weights, heard)
