@@ -5,6 +5,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
+from jsnn import check
+
+
+def _check_images(images: Array) -> None:
+    if images.ndim != 4:
+        raise ValueError(
+            f"`images` must be [B, H, W, C], got shape {images.shape}: give grey images a channel by `images[..., None]`."
+        )
+
 
 def random_affine(
     key: Array,
@@ -24,7 +33,15 @@ def random_affine(
       shift: largest shift, in pixels, along each axis.
       scale: largest change of size along each axis, as a fraction: 0.1 gives sizes from 0.9 to 1.1.
       shear: largest slant: horizontal displacement per row, either way.
+
+    Raises:
+      ValueError: if a number is negative, `scale` is 1 or more, or images have other axes.
     """
+    check.key(key)
+    for name, value in (("degrees", degrees), ("shift", shift), ("shear", shear)):
+        check.number(name, value, "[0, inf)")
+    check.number("scale", scale, "[0, 1)")
+    _check_images(images)
     batch, height, width, _ = images.shape
     draw = jax.random.uniform(key, (6, batch), minval=-1.0, maxval=1.0)
     angle = draw[0] * jnp.deg2rad(degrees)
@@ -61,8 +78,9 @@ def shift(
     Raises:
       ValueError: if `pixels` is negative.
     """
-    if pixels < 0:
-        raise ValueError(f"`pixels` must not be negative, got {pixels}.")
+    check.key(key)
+    pixels = check.whole("pixels", pixels, 0)
+    _check_images(images)
     size = images.shape[1:]
     edges = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
     corner = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1)
@@ -75,6 +93,8 @@ def crop_and_flip(
     key: Array, images: Shaped[Array, "B H W C"], pad: int = 4
 ) -> Shaped[Array, "B H W C"]:
     """Each image shifted by up to `pad` pixels either way, with zeros outside, and mirrored every other time."""
+    check.key(key)
+    pad = check.whole("pad", pad, 0)
     key_shift, key_flip = jax.random.split(key)
     cut = shift(key_shift, images, pad)
     flip = jax.random.bernoulli(key_flip, shape=(len(images), 1, 1, 1))
@@ -86,5 +106,7 @@ def some(key: Array, share: ArrayLike, changed: Array, images: Array) -> Array:
 
     Interpolation blurs, and a network that never sees a sharp image in training may misread those of the test.
     """
+    check.key(key)
+    check.number("share", share, "[0, 1]")
     drawn = jax.random.bernoulli(key, share, (len(images),))
     return jnp.where(drawn.reshape(-1, *[1] * (images.ndim - 1)), changed, images)

@@ -81,6 +81,24 @@ def number(
     raise ValueError(f"`{name}` must {wanted}, got {got}. {remedy}".rstrip())
 
 
+def static(name: str, value: Any, interval: str, *, remedy: str = "") -> float:
+    """A number within `interval` as Python's `float`, for what is compiled into a program: a traced one has no value to compile.
+
+    Raises:
+      ValueError: if it lies outside, or is traced.
+      TypeError: if it is no single number.
+    """
+    v = known(value)
+    if v is None:
+        raise ValueError(
+            f"`{name}` must be known when the program is compiled, got a traced value: leave it out of what `jit`, `vmap` and `grad` trace."
+        )
+    number(name, value, interval, remedy=remedy)
+    if v.ndim:
+        raise TypeError(f"`{name}` must be one number, got shape {v.shape}.")
+    return float(v)
+
+
 def ordered(
     low_name: str,
     low: Any,
@@ -135,6 +153,43 @@ def whole(
     else:
         wanted = f"lie between {least} and {most}"
     raise ValueError(f"`{name}` must {wanted}, got {n}. {remedy}".rstrip())
+
+
+def labels(name: str, values: Any, num_classes: int, shape: tuple[int, ...]) -> None:
+    """Refuses labels that are no class indices of `shape` from 0 to `num_classes - 1`; values of traced ones are not looked at.
+
+    Raises:
+      ValueError: if shape, type or a value is wrong.
+    """
+    if values.shape != shape:
+        raise ValueError(
+            f"`{name}` must be class indices of shape [B] = {shape}, got shape {values.shape}; "
+            "undo a one-hot code by argmax."
+        )
+    if not jnp.issubdtype(values.dtype, jnp.integer):
+        raise ValueError(
+            f"`{name}` must be integers, got {values.dtype}: write `{name}.astype(jnp.int32)`."
+        )
+    y = known(values)
+    if y is not None and y.size and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise ValueError(
+            f"`{name}` must lie in 0 … {num_classes - 1}, got {y.min()} … {y.max()}."
+        )
+
+
+def key(value: Any) -> None:
+    """Refuses what is no key of `jax.random`, of the new kind or the old.
+
+    Raises:
+      TypeError: if it is none.
+    """
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None and (
+        jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        or (dtype == jnp.uint32 and value.shape[-1:] == (2,))
+    ):
+        return
+    raise TypeError(f"`key` must be a key such as `jax.random.key(0)`, got {value!r}.")
 
 
 def time_axis(name: str, values: Any) -> None:

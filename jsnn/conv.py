@@ -18,7 +18,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Shaped
 
-from jsnn import winograd
+from jsnn import check, winograd
 from jsnn.precision import floating, like
 
 Padding = Literal["same", "valid"] | int
@@ -282,14 +282,8 @@ def conv2d(
         raise ValueError(
             f"`x` has {x.shape[3]} channels, `weight` takes {weight.shape[2]} (shapes {x.shape}, {weight.shape})."
         )
-    if stride < 1:
-        raise ValueError(f"`stride` must be at least 1, got {stride}.")
-    if not (
-        padding in ("same", "valid") or (isinstance(padding, int) and padding >= 0)
-    ):
-        raise ValueError(
-            f"`padding` must be 'same', 'valid' or a non-negative number of pixels, got {padding!r}."
-        )
+    stride = check.whole("stride", stride, 1)
+    padding = check_padding(padding)
     x = floating(x)
     geo = _Geometry(x.shape, weight.shape, stride, padding)
     if geo.oh < 1 or geo.ow < 1:
@@ -297,6 +291,22 @@ def conv2d(
             f"`weight` of {weight.shape[:2]} pixels is larger than the padded image {x.shape[1:3]}; pad more or use a smaller kernel."
         )
     return _conv(geo, x, like(x, weight))
+
+
+def check_padding(padding: object) -> Padding:
+    """The padding, a number of pixels as Python's `int`.
+
+    Raises:
+      ValueError: if it is neither a known word nor a non-negative number of pixels.
+    """
+    if isinstance(padding, str) and padding in ("same", "valid"):
+        return padding
+    try:
+        return check.whole("padding", padding, 0)
+    except ValueError:
+        raise ValueError(
+            f"`padding` must be 'same', 'valid' or a non-negative number of pixels, got {padding!r}."
+        ) from None
 
 
 def _windows(x: Array, size: int) -> list[Array]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jsnn import checkpoint
+from jsnn import check, checkpoint
 from jsnn import mesh as meshes
 from jsnn.runs import Run
 from jsnn.training import Evaluation, Trainer, TrainState
@@ -42,12 +42,9 @@ class Schedule:
     def __post_init__(self):
         for name, least in (("num_epochs", 1), ("log_every", 1), ("eval_every", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-        if not self.checkpoint_seconds >= 0:
-            raise ValueError(
-                f"`checkpoint_seconds` must not be negative, got {self.checkpoint_seconds}."
-            )
+            if name == "num_epochs" or value is not None:
+                object.__setattr__(self, name, check.whole(name, value, least))
+        check.number("checkpoint_seconds", self.checkpoint_seconds, "[0, inf]")
 
     def stops(self, done: int, steps_per_epoch: int) -> int:
         """The next step at which something is due, after `done` steps."""

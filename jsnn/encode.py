@@ -71,6 +71,7 @@ def bernoulli(
     Raises:
       ValueError: if `num_steps` is below 1, or intensities or `max_probability` lie outside [0, 1].
     """
+    check.key(key)
     num_steps = check.whole("num_steps", num_steps, 1)
     check_intensities(images)
     check.number("max_probability", max_probability, "[0, 1]")
@@ -102,6 +103,7 @@ def poisson(
     Raises:
       ValueError: if `num_steps` is below 1, intensities lie outside [0, 1], or `dt` or `max_rate` is negative.
     """
+    check.key(key)
     num_steps = check.whole("num_steps", num_steps, 1)
     check_intensities(images)
     check.number("dt", dt, "[0, inf)")

@@ -22,7 +22,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jsnn import checkpoint, layers, neurons
+from jsnn import check, checkpoint, layers, neurons
 
 ReadOut = Literal["rate", "membrane", "integrator", "current"]
 Tree = TypeVar("Tree")
@@ -47,8 +47,9 @@ class GrowingHead(layers.Dense):
     """
 
     def __init__(self, num_inputs: int, capacity: int, *, rngs: nnx.Rngs):
-        if capacity < 1:
-            raise ValueError(f"`capacity` must be at least 1, got {capacity}.")
+        num_inputs = check.whole("num_inputs", num_inputs, 1)
+        capacity = check.whole("capacity", capacity, 1)
+        layers.check_rngs(rngs)
         key, limit = rngs.params(), num_inputs**-0.5
 
         def column(number):
@@ -65,6 +66,7 @@ def mask_closed(
     logits: Float[Array, "... C"], num_open: ArrayLike
 ) -> Float[Array, "... C"]:
     r"""Logits with $-\infty$ for closed columns, whose gradient is then exactly zero."""
+    check.whole("num_open", num_open, 0, logits.shape[-1])
     column = jnp.arange(logits.shape[-1])
     is_open = (column < num_open).reshape((1,) * (logits.ndim - 1) + (-1,))
     return jnp.where(is_open, logits, -jnp.inf)
@@ -83,8 +85,8 @@ def column_tree(graphdef: Any, model: layers.Model) -> Any:
 
 def room_for(num_classes: int, capacity: int) -> int:
     """The capacity to have for `num_classes`: `capacity`, doubled as often as it takes."""
-    if capacity < 1:
-        raise ValueError(f"`capacity` must be at least 1, got {capacity}.")
+    capacity = check.whole("capacity", capacity, 1)
+    num_classes = check.whole("num_classes", num_classes, 0)
     while capacity < num_classes:
         capacity *= 2
     return capacity
@@ -248,7 +250,4 @@ def read_out(outputs: Float[Array, "T B C"], kind: ReadOut) -> Float[Array, "B C
 
 
 def _check_read_out(kind: str) -> None:
-    if kind not in get_args(ReadOut):
-        raise ValueError(
-            f"`kind` of read-out must be one of {', '.join(get_args(ReadOut))}, got {kind!r}."
-        )
+    check.choice("kind", kind, get_args(ReadOut))

@@ -73,6 +73,12 @@ class Layer(nnx.Module):
         """Keeps in the layer what must outlive a batch (batch-norm statistics)."""
 
 
+def check_rngs(rngs: Any) -> None:
+    """Refuses what is no `nnx.Rngs`."""
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"`rngs` must be `nnx.Rngs(seed)`, got {rngs!r}.")
+
+
 def _uniform(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
     edge = fan_in**-0.5
     return jax.random.uniform(key, shape, jnp.float32, minval=-edge, maxval=edge)
@@ -82,6 +88,7 @@ def _parameters(
     shape: tuple[int, ...], fan_in: int, bias: bool, init: Init, rngs: nnx.Rngs
 ) -> tuple[nnx.Param, nnx.Param | None]:
     check.choice("init", init, get_args(Init))
+    check_rngs(rngs)
     if init == "pytorch":
         weight = _uniform(rngs.params(), shape, fan_in)
         offset = _uniform(rngs.params(), shape[-1:], fan_in)
@@ -106,6 +113,8 @@ class Dense(Layer):
         init: Init = "pytorch",
         rngs: nnx.Rngs,
     ):
+        num_inputs = check.whole("num_inputs", num_inputs, 1)
+        num_outputs = check.whole("num_outputs", num_outputs, 1)
         self.weight, self.bias = _parameters(
             (num_inputs, num_outputs), num_inputs, bias, init, rngs
         )
@@ -137,12 +146,15 @@ class Conv(Layer):
         init: Init = "pytorch",
         rngs: nnx.Rngs,
     ):
+        kernel_size = check.whole("kernel_size", kernel_size, 1)
+        num_inputs = check.whole("num_inputs", num_inputs, 1)
+        num_outputs = check.whole("num_outputs", num_outputs, 1)
         shape = (kernel_size, kernel_size, num_inputs, num_outputs)
         self.weight, self.bias = _parameters(
             shape, kernel_size**2 * num_inputs, bias, init, rngs
         )
-        self.stride = stride
-        self.padding: conv.Padding = padding
+        self.stride = check.whole("stride", stride, 1)
+        self.padding: conv.Padding = conv.check_padding(padding)
 
     def forward(self, x: Array) -> Array:
         """`[N, H, W, I] -> [N, H', W', O]`."""
@@ -156,7 +168,7 @@ class MaxPool(Layer):
     """Maximum over windows that do not overlap: see `conv.max_pool`."""
 
     def __init__(self, size: int = 2):
-        self.size = size
+        self.size = check.whole("size", size, 1)
 
     def forward(self, x: Array) -> Array:
         """`[N, H, W, C] -> [N, H', W', C]`."""
@@ -167,7 +179,7 @@ class AvgPool(Layer):
     """Mean over windows that do not overlap: see `conv.avg_pool`."""
 
     def __init__(self, size: int = 2):
-        self.size = size
+        self.size = check.whole("size", size, 1)
 
     def forward(self, x: Array) -> Array:
         """`[N, H, W, C] -> [N, H', W', C]`."""
@@ -318,7 +330,7 @@ class Neurons(Layer):
 
     Args:
       neuron: the model; its default parameters are this layer's.
-      learn: names of parameters to train. Decays are trained through a sigmoid, so they stay in (0, 1), and the threshold through a
+      learn: names of parameters to train, or one name. Decays are trained through a sigmoid, so they stay in (0, 1), and the threshold through a
         softplus, so it stays positive.
       recurrent: number of neurons N, to give the layer recurrent weights `[N, N]` from its own spikes one step ago.
       rngs: needed for recurrent weights.
@@ -330,23 +342,30 @@ class Neurons(Layer):
         self,
         neuron: neurons.Neuron,
         *,
-        learn: tuple[str, ...] = (),
+        learn: tuple[str, ...] | str = (),
         recurrent: int | None = None,
         rngs: nnx.Rngs | None = None,
     ):
+        if recurrent is not None:
+            remedy = "Write the layer's number of neurons."
+            recurrent = check.whole("recurrent", recurrent, 1, remedy=remedy)
+        learn = (learn,) if isinstance(learn, str) else tuple(learn)
         fields = neuron.params._asdict()
         if unknown := set(learn) - set(fields):
             raise ValueError(
                 f"`learn` names {sorted(unknown)}, but this neuron's parameters are {sorted(fields)}."
             )
         self.neuron = nnx.static(neuron._replace(params=type(neuron.params)))
-        self.learn = tuple(learn)
+        self.learn = learn
         values = {name: jnp.asarray(v, jnp.float32) for name, v in fields.items()}
         for name in learn:
-            if name in _DECAYS:
-                # As float32, which may round to 1 what was less.
-                remedy = f"`learn` names {name!r}, which is trained through a sigmoid."
-                check.number(name, values[name], "(0, 1)", remedy=remedy)
+            interval = "(0, inf)" if name == "threshold" else "(-inf, inf)"
+            interval = "(0, 1)" if name in _DECAYS else interval
+            # As float32, which may round to 1 what was less.
+            remedy = (
+                f"`learn` names {name!r}: training starts strictly within its range."
+            )
+            check.number(name, values[name], interval, remedy=remedy)
             values[name] = _to_free(name, values[name])
         self.params = nnx.data(
             {n: (nnx.Param if n in learn else Fixed)(v) for n, v in values.items()}

@@ -4,7 +4,7 @@ Axes: T time, B batch, C classes. Outputs are spikes or membrane potentials `[T,
 Every loss returns one value a sample, `[B]`, as Optax's losses do: the caller takes the mean, or a weighted mean over a
 padded batch. They are computed and returned in float32, or in the outputs' type where that is wider.
 
-Labels are not checked for range here, where they are traced; the data room does that when it loads them.
+Labels are checked for their range where their values are known; the data room does that for all when it loads them.
 Cross entropy takes logits of −inf (closed classes of a growing head); squared errors need finite outputs.
 """
 
@@ -22,13 +22,7 @@ def _prepare(name: str, outputs: Array, labels: Array) -> Array:
     check.time_axis(name, outputs)
     if outputs.ndim != 3:
         raise ValueError(f"`{name}` must be [T, B, C], got shape {outputs.shape}.")
-    if labels.shape != outputs.shape[1:2]:
-        raise ValueError(
-            f"`labels` must be class indices of shape [B] = {outputs.shape[1:2]}, got shape {labels.shape}; "
-            "undo a one-hot code by argmax."
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"`labels` must be integers, got {labels.dtype}.")
+    check.labels("labels", labels, outputs.shape[2], outputs.shape[1:2])
     return _widen(outputs)
 
 

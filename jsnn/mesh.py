@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jsnn import check
+
 AXIS = "data"
 
 
@@ -45,6 +47,8 @@ def make(num_devices: int, *, batch_size: int) -> Mesh:
     Raises:
       ValueError: if there are fewer devices, the batch cannot be divided, or a process would be left without a device.
     """
+    num_devices = check.whole("num_devices", num_devices, 1)
+    batch_size = check.whole("batch_size", batch_size, 1)
     if batch_size % num_devices:
         raise ValueError(
             f"`--mesh {AXIS}={num_devices}` does not divide `--batch-size {batch_size}`: choose a multiple of {num_devices}."

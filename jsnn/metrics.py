@@ -53,8 +53,7 @@ def predict_by_membrane(
       ValueError: if there is no time step, or `how` is neither `"mean"` nor `"max"`.
     """
     check.time_axis("membrane", membrane)
-    if how not in ("mean", "max"):
-        raise ValueError(f"`how` must be 'mean' or 'max', got {how!r}.")
+    check.choice("how", how, ("mean", "max"))
     reduce: Callable[..., Array] = jnp.mean if how == "mean" else jnp.max
     return jnp.argmax(reduce(membrane.astype(jnp.float32), axis=0), axis=-1)
 
@@ -194,15 +193,14 @@ def energy(
     >>> print(f"{snn * 1e6:.2f} µJ against {ann * 1e6:.2f} µJ")
     2.26 µJ against 46.00 µJ
     """
+    for name, value in (
+        ("synaptic_operations", synaptic_operations),
+        ("macs", macs),
+        ("ac_joules", ac_joules),
+        ("mac_joules", mac_joules),
+    ):
+        check.number(name, value, "[0, inf)")
     return ac_joules * synaptic_operations + mac_joules * macs
-
-
-def _check_labels(labels: Array | np.ndarray, num_classes: int) -> None:
-    y = check.known(labels)
-    if y is not None and y.size and (y.min() < 0 or y.max() >= num_classes):
-        raise ValueError(
-            f"`labels` must lie in 0 … {num_classes - 1}, got {y.min()} … {y.max()}."
-        )
 
 
 def confusion_matrix(
@@ -216,7 +214,7 @@ def confusion_matrix(
     Raises:
       ValueError: if a label lies outside 0 … C − 1 (where labels are known; under `jit` such examples are left out).
     """
-    _check_labels(labels, num_classes)
+    check.labels("labels", labels, num_classes, labels.shape)
     rows = jax.nn.one_hot(labels, num_classes, dtype=jnp.int32)
     columns = jax.nn.one_hot(predictions, num_classes, dtype=jnp.int32)
     return rows.T @ columns
@@ -241,7 +239,7 @@ def classification_report(
         raise ValueError(
             f"`predictions` {guess.shape} and `labels` {y.shape} must have the same shape and not be empty."
         )
-    _check_labels(y, num_classes)
+    check.labels("labels", y, num_classes, y.shape)
     classes = np.arange(num_classes)
     scores = precision_recall_fscore_support(
         y,
@@ -282,14 +280,13 @@ def roc_auc(
     """
     from sklearn.metrics import roc_auc_score
 
-    if absent not in ("raise", "skip"):
-        raise ValueError(f"`absent` must be 'raise' or 'skip', got {absent!r}.")
+    check.choice("absent", absent, ("raise", "skip"))
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(
             f"`scores` must be [S, C] and `labels` [S], got {scores.shape} and {labels.shape}."
         )
     x, y = np.asarray(scores), np.asarray(labels)
-    _check_labels(y, x.shape[1])
+    check.labels("labels", y, x.shape[1], y.shape)
     support = np.bincount(y, minlength=x.shape[1])
     defined = np.flatnonzero((support > 0) & (support < y.size))
     undefined = np.setdiff1d(np.arange(x.shape[1]), defined)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jsnn import check
+
 _SCALES = ("lin", "log")
 
 
@@ -87,9 +89,11 @@ def _value(text: str) -> Any:
         return text == "True"
     for kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             continue
+        check.number("--vary", value)
+        return value
     return text
 
 
@@ -126,8 +130,7 @@ def sample(
       ValueError: if an axis is named twice, there is no seed, or `num_samples` is not positive.
     """
     _check(axes, seeds)
-    if num_samples < 1:
-        raise ValueError(f"`--samples` must be at least 1, got {num_samples}.")
+    num_samples = check.whole("--samples", num_samples, 1)
     rng = np.random.default_rng(seed)
 
     def draw(axis: Axis) -> Any:

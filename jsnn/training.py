@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from jsnn import check
 from jsnn import mesh as meshes
 from jsnn.layers import Model
 
@@ -114,23 +115,21 @@ def trainer(
       mesh: devices to cut each batch over; see `jsnn.mesh`.
 
     Raises:
-      ValueError: if `batch_size` is not between 1 and `num_train`, or `eval_batch_size` is not positive.
+      ValueError: if `batch_size` is not between 1 and `num_train`, `eval_batch_size` is not positive, or `remainder` unknown.
     """
-    if not 1 <= batch_size <= num_train:
-        raise ValueError(
-            f"`batch_size` must lie between 1 and the {num_train} training samples, got {batch_size}."
-        )
+    num_train = check.whole("num_train", num_train, 1)
+    remedy = "It is at most the number of training samples."
+    batch_size = check.whole("batch_size", batch_size, 1, num_train, remedy=remedy)
     if eval_batch_size is None:
         eval_batch_size = batch_size
-    if eval_batch_size < 1:
-        raise ValueError(
-            f"`eval_batch_size` must be at least 1, got {eval_batch_size}."
-        )
+    eval_batch_size = check.whole("eval_batch_size", eval_batch_size, 1)
+    check.choice("remainder", remainder, ("drop", "keep"))
     steps_per_epoch, left = divmod(num_train, batch_size)
     left = left if remainder == "keep" else 0
     steps_per_epoch += left > 0
 
     def init(key: Array) -> TrainState:
+        check.key(key)
         key_init, key_run = jax.random.split(key)
         model = task.init(key_init)
         state = TrainState(
@@ -200,6 +199,7 @@ def trainer(
         return Evaluation(*flat)
 
     def train(key, images, labels, num_epochs):
+        num_epochs = check.whole("num_epochs", num_epochs, 1)
         return jax.lax.scan(
             lambda state, _: run(state, images, labels, steps_per_epoch),
             init(key),

@@ -6,11 +6,34 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from jsnn import check, layers, losses, neurons, surrogate
-from jsnn.eventprop import flow
+from jsnn import (
+    augment,
+    check,
+    driver,
+    encode,
+    head,
+    layers,
+    losses,
+    metrics,
+    neurons,
+    surrogate,
+    training,
+)
+from jsnn.data.dataset import Split, hold_out
+from jsnn.data.yinyang import yin_yang
+from jsnn.eventprop import delay, flow, latency, spikes
+from jsnn.eventprop import losses as event_losses
+from jsnn.eventprop.spikes import TimedSpikes
+from jsnn.stdp import filters, inhibition, plasticity, traces, waves
+from jsnn.stdp.encode import Frontend
+from jsnn.stdp.layer import Conv
+from jsnn.stdp.plasticity import Rates
+from jsnn.stdp.traces import TraceParams
+from jsnn.unroll import Constant
 
 KINDS = {
     "float": float,
@@ -26,6 +49,11 @@ KINDS = {
 }
 SPIKES = jnp.ones((3, 2, 4))
 LABELS = jnp.zeros(2, jnp.int32)
+IMAGES = jnp.full((2, 3), 0.5)
+MAPS = jnp.ones((2, 4, 4, 1))
+KEY = jax.random.key(0)
+TASK = training.Task(*[lambda *_: None] * 3)  # pyright: ignore[reportArgumentType]
+SPLIT = Split(np.zeros((9, 2, 2, 1), np.uint8), np.zeros(9, np.int32))
 RANGES = {
     "lif beta": (lambda v: neurons.lif(beta=v), (1.5, -0.1)),
     "lif threshold": (lambda v: neurons.lif(threshold=v), (-1.0, 0.0)),
@@ -178,3 +206,104 @@ def test_the_gradient_of_a_learnt_threshold_is_that_of_its_softplus():
     free = layer.params["threshold"][...]
     slope = jax.grad(lambda f: layers._from_free("threshold", f))(free)
     np.testing.assert_allclose(slope, 1 - math.exp(-0.3), rtol=1e-5)
+
+
+NOT_FINITE = (math.nan, math.inf)
+MORE = {
+    "lateral factors": (lambda v: inhibition.lateral(IMAGES, [v]), NOT_FINITE),
+    "frontend threshold": (lambda v: Frontend(np.ones((1, 3, 3)), threshold=v), (-1,)),
+    "conv threshold": (
+        lambda v: Conv(2, 3, threshold=v, num_winners=1, radius=0),
+        (-1, math.nan, math.inf),
+    ),
+    "trace tau": (lambda v: traces.pair_window(IMAGES, TraceParams(tau_pre=v)), (0,)),
+    "trace bounds": (
+        lambda v: traces.pair_window(IMAGES, TraceParams(low=v, high=0.0)),
+        (0.5, math.nan),
+    ),
+    "rates": (lambda v: plasticity.as_arrays(Rates(v, 0.1)), NOT_FINITE),
+    "difference of Gaussians": (
+        lambda v: filters.difference_of_gaussians(7, v, 2.0),
+        (0, -1, *NOT_FINITE),
+    ),
+    "energy price": (lambda v: metrics.energy(1, 1, ac_joules=v), (-1, math.nan)),
+    "dropout": (lambda v: layers.Dropout(v), (1.0, -0.1, math.nan)),
+    "momentum": (lambda v: layers.BatchNorm(2, momentum=v), (1.5, math.nan)),
+    "degrees": (lambda v: augment.random_affine(KEY, MAPS, degrees=v), (-1,)),
+    "scale": (lambda v: augment.random_affine(KEY, MAPS, scale=v), (1.0, math.nan)),
+    "share": (lambda v: augment.some(KEY, v, MAPS, MAPS), (1.5, -1)),
+    "tau_softmax": (
+        lambda v: event_losses.first_spike_cross_entropy(IMAGES, LABELS, tau_softmax=v),
+        (0, -1, *NOT_FINITE),
+    ),
+    "dt": (lambda v: spikes.from_times(IMAGES, num_steps=3, dt=v), (0, -1, math.nan)),
+    "t_max": (lambda v: latency.latency_times(IMAGES, t_max=v), (0, -1, math.inf)),
+    "max_rate": (lambda v: encode.poisson(KEY, IMAGES, 3, dt=1e-3, max_rate=v), (-1,)),
+    "tau_steps": (lambda v: encode.latency_times(IMAGES, 3, tau_steps=v), NOT_FINITE),
+    "delta": (lambda v: encode.delta(SPIKES, threshold=v), (-1, math.nan)),
+    "checkpoint_seconds": (lambda v: driver.Schedule(1, checkpoint_seconds=v), (-1,)),
+}
+WHOLE = {
+    "Constant": (lambda n: Constant(IMAGES, n), 0),
+    "encode": (lambda n: encode.direct(IMAGES, n), 0),
+    "Dense": (lambda n: layers.Dense(n, 2, rngs=nnx.Rngs(0)), 0),
+    "Conv stride": (lambda n: layers.Conv(1, 1, stride=n, rngs=nnx.Rngs(0)), 0),
+    "Conv padding": (lambda n: layers.Conv(1, 1, padding=n, rngs=nnx.Rngs(0)), -1),
+    "MaxPool": (lambda n: layers.MaxPool(n), 0),
+    "BatchNorm": (lambda n: layers.BatchNorm(n), 0),
+    "recurrent": (
+        lambda n: layers.Neurons(neurons.lif(), recurrent=n, rngs=nnx.Rngs(0)),
+        0,
+    ),
+    "head": (lambda n: head.GrowingHead(2, n, rngs=nnx.Rngs(0)), 0),
+    "room": (lambda n: head.room_for(n, 2), -1),
+    "shift": (lambda n: augment.shift(KEY, MAPS, n), -1),
+    "epochs": (lambda n: driver.Schedule(n), 0),
+    "batch_size": (
+        lambda n: training.trainer(TASK, optax.sgd(1), num_train=9, batch_size=n),
+        0,
+    ),
+    "hold out": (lambda n: hold_out(SPLIT, n, seed=0), -1),
+    "pool of waves": (
+        lambda n: waves.pool(jnp.zeros((1, 4, 4), jnp.uint8), n, num_steps=3),
+        0,
+    ),
+    "kernel": (lambda n: Conv(2, n, threshold=1.0, num_winners=1, radius=0), 0),
+    "num_winners": (lambda n: Conv(2, 3, threshold=1.0, num_winners=n, radius=0), 0),
+    "from_times": (lambda n: spikes.from_times(IMAGES, num_steps=n, dt=1.0), 0),
+    "delay": (
+        lambda n: delay.axonal(TimedSpikes(SPIKES), jnp.ones(4), dt=1, max_steps=n),
+        -1,
+    ),
+    "points": (lambda n: yin_yang(n, seed=0), 0),
+}
+
+
+def refused(call, value):
+    try:
+        call(value)
+    except (ValueError, TypeError) as error:
+        return str(error).startswith("`")  # a sentence of ours names the argument
+    return False
+
+
+@pytest.mark.parametrize("what", MORE)
+def test_documented_ranges_hold_for_numbers_of_every_kind(what):
+    call, values = MORE[what]
+    for value in values:
+        for kind in (float, np.float32, np.asarray, jnp.float32):
+            assert refused(call, kind(value)), (kind, value)
+    for kind in (float, np.float32, jnp.float32):
+        if what not in ("trace bounds",):
+            call(kind(0.5))
+
+
+@pytest.mark.parametrize("what", WHOLE)
+def test_whole_numbers_are_taken_and_refused_in_every_form(what):
+    call, wrong = WHOLE[what]
+    for kind in (int, np.int64, np.asarray, jnp.asarray):
+        assert refused(call, kind(wrong)), kind
+        call(kind(3))
+    absent = () if what == "recurrent" else (None,)
+    for value in (3.0, np.float32(3), True, "3", [3], *absent):
+        assert refused(call, value), value

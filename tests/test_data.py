@@ -100,21 +100,22 @@ def test_validation_is_taken_from_train_and_keeps_the_order():
 @pytest.mark.parametrize("num_validation", [-1, 20, 21])
 def test_validation_out_of_range(num_validation):
     with pytest.raises(
-        ValueError, match=rf"`num_validation` must lie in 0..19 .* {num_validation}"
+        ValueError,
+        match=rf"`num_validation` must lie between 0 and 19, got {num_validation}",
     ):
         data.from_arrays("n", numbered(20), numbered(5), num_validation=num_validation)
 
 
 def test_load_refuses_to_hold_out_everything():
     with pytest.raises(
-        ValueError, match=r"`num_validation` must lie in 0..1436 .* 1437"
+        ValueError, match=r"`num_validation` must lie between 0 and 1436, got 1437"
     ):
         data.load("digits", num_validation=1437)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seed_out_of_range(seed):
-    with pytest.raises(ValueError, match=r"`seed` must lie in"):
+    with pytest.raises(ValueError, match=r"`seed` must lie between 0 and"):
         data.from_arrays("n", numbered(20), numbered(5), num_validation=1, seed=seed)
 
 

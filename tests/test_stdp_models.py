@@ -279,7 +279,9 @@ def test_wrong_declarations_are_refused():
         stdp.Block((second,), skip=True)
     with pytest.raises(ValueError, match="too few"):
         stdp.shapes(stdp.mozafari2018, (4, 4))
-    with pytest.raises(ValueError, match=r"`epochs`, `window` and `doubling`"):
+    with pytest.raises(ValueError, match="`epochs` must be at least 1, got 0"):
         Schedule((1, 0))
+    with pytest.raises(ValueError, match="`window` must be at least 1, got 0"):
+        Schedule((1, 1), window=0)
     with pytest.raises(ValueError, match="`patience`"):
         Schedule((1, 1), patience=-1)

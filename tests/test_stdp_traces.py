@@ -118,7 +118,7 @@ def test_the_rule_with_homeostasis_equals_a_loop():
 
 def test_bad_options_are_refused():
     args = jnp.ones((1, 1)), traces.init(1, 1), jnp.ones(1), jnp.ones(1), WIDE
-    with pytest.raises(ValueError, match="`dt` must be a positive"):
+    with pytest.raises(ValueError, match="`dt` must be positive"):
         traces.step(*args, dt=0.0)
     with pytest.raises(ValueError, match="`pairing`"):
         traces.step.__wrapped__(*args, pairing="some")

@@ -340,7 +340,7 @@ def test_bad_layers_are_refused():
         Conv(5, 0, threshold=1, num_winners=1, radius=0)
     with pytest.raises(ValueError, match="too few for pooling"):
         layer.shapes(MOZAFARI, (6, 4, 4))
-    with pytest.raises(ValueError, match="`window` and `block`"):
+    with pytest.raises(ValueError, match="`window` must be at least 1"):
         reward.run(
             TOP,
             reward.init(jnp.ones((20, 3, 3, 3))),

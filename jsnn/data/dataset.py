@@ -4,12 +4,13 @@ Axes: N images, H height, W width, C colour channels.
 """
 
 import dataclasses
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
+
+from jsnn import check
 
 Images = UInt8[np.ndarray, "N H W C"] | Float32[np.ndarray, "N H W C"]
 Labels = Int32[np.ndarray, "N"]
@@ -209,13 +210,11 @@ def hold_out(
       ValueError: fewer than 0 images asked for, or so many that none is left to train on.
     """
     num_train = len(train.labels)
-    if not 0 <= operator.index(num_validation) < num_train:
-        raise ValueError(
-            f"`num_validation` must lie in 0..{num_train - 1} to leave an image to train on, got "
-            f"{num_validation}."
-        )
-    if not 0 <= operator.index(seed) < 2**32:
-        raise ValueError(f"`seed` must lie in 0..2**32-1, got {seed}.")
+    remedy = "An image must be left to train on."
+    num_validation = check.whole(
+        "num_validation", num_validation, 0, num_train - 1, remedy=remedy
+    )
+    seed = check.whole("seed", seed, 0, 2**32 - 1)
     if num_validation == 0:
         return train, None
     # RandomState, since NumPy promises that its stream stays the same in later versions.

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jsnn import check
+
 SEEDS = {"train": 42, "validation": 41, "test": 40}
 SIZES = {"train": 5000, "validation": 1000, "test": 1000}
 CLASSES = ("yin", "yang", "dot")
@@ -48,8 +50,9 @@ def yin_yang(
       r_big: radius of the circle.
       r_small: radius of the dots.
     """
-    if size < 1:
-        raise ValueError(f"`size` must be at least 1, got {size}.")
+    size = check.whole("size", size, 1)
+    check.number("r_big", r_big, "(0, inf)")
+    check.number("r_small", r_small, "(0, inf)")
     if not 0 < r_small < r_big / 2:
         raise ValueError(
             f"`r_small` must lie between 0 and r_big / 2 = {r_big / 2}, got {r_small}."

@@ -11,11 +11,13 @@ Three ways to the root: two closed forms for special ratios of the time constant
 the curvature), started from the parabola at the peak, where it would be slowest otherwise, and held inside the bracket.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from jsnn import check
 from jsnn.eventprop.flow import LIFParams, rate_difference
 
 Method = Literal["newton", "double", "equal"]
@@ -39,12 +41,11 @@ def choose_method(params: LIFParams) -> Method:
 
 def check_method(method: Method, params: LIFParams) -> None:
     """Refuses a closed form that does not belong to the time constants, as far as these are known."""
-    if method not in ("newton", "double", "equal"):
-        raise ValueError(
-            f"`crossing` must be 'newton', 'double' or 'equal', got {method!r}."
-        )
-    known = all(isinstance(x, int | float) for x in (params.tau_mem, params.tau_syn))
-    if method != "newton" and known and choose_method(params) != method:
+    check.choice("crossing", method, get_args(Method))
+    tau_mem, tau_syn = check.known(params.tau_mem), check.known(params.tau_syn)
+    if method == "newton" or tau_mem is None or tau_syn is None:
+        return
+    if np.any(tau_mem != (2 * tau_syn if method == "double" else tau_syn)):
         raise ValueError(
             f"`crossing={method!r}` needs tau_mem / tau_syn = {2 if method == 'double' else 1}, "
             f"got {params.tau_mem} / {params.tau_syn}. 'newton' takes any ratio."

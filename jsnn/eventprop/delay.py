@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jsnn import check
 from jsnn.eventprop.spikes import Drive, TimedSpikes, time_gate
 
 
@@ -17,11 +18,8 @@ def _whole_steps(delay: Array, dt: float, max_steps: int) -> Int[Array, "..."]:
     return jnp.clip(jnp.round(delay / dt), 0, max_steps).astype(jnp.int32)
 
 
-def _check(dt: float, max_steps: int) -> None:
-    if dt <= 0:
-        raise ValueError(f"`dt` must be a positive time, got {dt}.")
-    if max_steps < 0:
-        raise ValueError(f"`max_steps` must not be negative, got {max_steps}.")
+def _check(dt: float, max_steps: int) -> tuple[float, int]:
+    return check.static("dt", dt, "(0, inf)"), check.whole("max_steps", max_steps, 0)
 
 
 def axonal(
@@ -35,7 +33,7 @@ def axonal(
       dt: time step.
       max_steps: longest delay that can be learnt, in steps.
     """
-    _check(dt, max_steps)
+    dt, max_steps = _check(dt, max_steps)
     z = spikes.values
     steps = _whole_steps(jax.lax.stop_gradient(delay), dt, max_steps)
     source = jnp.arange(z.shape[0]).reshape(-1, *([1] * delay.ndim)) - steps[None]
@@ -61,7 +59,7 @@ def dense(
       dt: time step.
       max_steps: longest delay that can be learnt, in steps.
     """
-    _check(dt, max_steps)
+    dt, max_steps = _check(dt, max_steps)
     fixed = jax.lax.stop_gradient
     taps = jnp.arange(max_steps + 1).reshape(-1, 1, 1)
     at = taps == _whole_steps(fixed(delay), dt, max_steps)[None]

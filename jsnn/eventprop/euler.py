@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jsnn import check
 from jsnn.eventprop.flow import LIFParams, aligned, check_params
 from jsnn.eventprop.grid import dense_cotangents
 from jsnn.eventprop.spikes import Drive, TimedSpikes, require_drive
@@ -48,8 +49,7 @@ def euler_lif(
       ValueError: if `dt` is out of range, or a gradient with respect to `params` is asked for.
     """
     check_params(params)
-    if dt <= 0:
-        raise ValueError(f"`dt` must be a positive time, got {dt}.")
+    dt = check.static("dt", dt, "(0, inf)")
     require_drive(drive)
     params = jax.tree.map(lambda p: jnp.asarray(p, drive.mass.dtype), params)
     return TimedSpikes(_euler(_Static(dt, omit_tau_syn), params, drive))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from jsnn import check
 from jsnn.eventprop.crossing import Method
 from jsnn.eventprop.events import (
     Arrivals,
@@ -115,12 +116,12 @@ def feed_forward(
       on_overflow: see `events.solve`; an overflow below counts as one here.
       min_slope: see `events.solve`.
     """
+    max_spikes = check.whole("max_spikes", max_spikes, 1)
     total = weights.shape[1] * max_spikes
-    size = total if max_events is None else max_events
-    if not 1 <= size <= total:
-        raise ValueError(
-            f"`max_events` must lie between 1 and {total}, neurons times `max_spikes`; got {max_events}."
-        )
+    size = total
+    if max_events is not None:
+        remedy = "At most there are neurons times `max_spikes`."
+        size = check.whole("max_events", max_events, 1, total, remedy=remedy)
     own = _by_neuron(
         params,
         weights,

@@ -13,13 +13,14 @@ This is one sample: `vmap` for a batch. A layer without recurrence is faster neu
 """
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jsnn import check
 from jsnn.eventprop import event_loop
 from jsnn.eventprop.crossing import Method, check_method, choose_method
 from jsnn.eventprop.event_loop import ARRIVAL, DELAYED, SPIKE, Record, Static, System
@@ -93,12 +94,10 @@ def solve(
       ValueError: if a budget, a shape or a choice is out of range.
     """
     check_params(params)
-    if max_spikes < 1:
-        raise ValueError(f"`max_spikes` must be at least 1, got {max_spikes}.")
-    if min_slope <= 0:
-        raise ValueError(f"`min_slope` must be positive, got {min_slope}.")
-    if on_overflow not in ("nan", "flag"):
-        raise ValueError(f"`on_overflow` must be 'nan' or 'flag', got {on_overflow!r}.")
+    max_spikes = check.whole("max_spikes", max_spikes, 1)
+    min_slope = check.static("min_slope", min_slope, "(0, inf)")
+    check.choice("on_overflow", on_overflow, get_args(OnOverflow))
+    check.number("t_end", t_end, "(0, inf]")
     method = choose_method(params) if crossing is None else crossing
     check_method(method, params)
     dtype, size = arrivals.jumps.dtype, arrivals.jumps.shape[1]

@@ -23,13 +23,14 @@ constant is differentiated (and only then) V and I are kept as well.
 """
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from jsnn import check
 from jsnn.eventprop.flow import (
     Flow,
     LIFParams,
@@ -102,18 +103,12 @@ def make_scheme(
     dt: float, slope: Slope, reset: Reset, min_slope: float, unroll: int
 ) -> Scheme:
     """Checks the static choices and binds them together."""
-    if dt <= 0:
-        raise ValueError(f"`dt` must be a positive time, got {dt}.")
-    if slope not in ("substep", "membrane", "threshold"):
-        raise ValueError(
-            f"`slope` must be 'substep', 'membrane' or 'threshold', got {slope!r}."
-        )
-    if reset not in ("hard", "subtract"):
-        raise ValueError(f"`reset` must be 'hard' or 'subtract', got {reset!r}.")
-    if min_slope <= 0:
-        raise ValueError(
-            f"`min_slope` must be positive, or a grazing spike divides by zero; got {min_slope}."
-        )
+    dt = check.static("dt", dt, "(0, inf)")
+    check.choice("slope", slope, get_args(Slope))
+    check.choice("reset", reset, get_args(Reset))
+    remedy = "A grazing spike must not divide by zero."
+    min_slope = check.static("min_slope", min_slope, "(0, inf)", remedy=remedy)
+    unroll = check.whole("unroll", unroll, 1)
     return Scheme(dt, slope, reset, min_slope, unroll)
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jsnn import check
 from jsnn.eventprop.flow import LIParams, aligned, check_params, flow
 from jsnn.eventprop.grid import (
     GridState,
@@ -53,8 +54,8 @@ def leaky_integrator(
       The state after the last step, and the membrane at every step, `[T, B, *N]`.
     """
     check_params(params)
-    if dt <= 0:
-        raise ValueError(f"`dt` must be a positive time, got {dt}.")
+    dt = check.static("dt", dt, "(0, inf)")
+    unroll = check.whole("unroll", unroll, 1)
     require_drive(drive)
     state = rest_state(drive) if state is None else state
     params = jax.tree.map(lambda p: jnp.asarray(p, drive.mass.dtype), params)

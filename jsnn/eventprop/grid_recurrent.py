@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jsnn import check
 from jsnn.eventprop.flow import LIFParams, aligned, check_params, flow
 from jsnn.eventprop.grid import (
     GridState,
@@ -98,10 +99,8 @@ def recurrent_lif(
     check_params(params)
     require_drive(drive)
     scheme = make_scheme(dt, slope, reset, min_slope, unroll)
-    if delay_steps < 1:
-        raise ValueError(
-            f"`delay_steps` must be at least 1 on a time grid, got {delay_steps}. `events` allows instant recurrence."
-        )
+    remedy = "On a time grid no spike is heard at once; `events` allows that."
+    delay_steps = check.whole("delay_steps", delay_steps, 1, remedy=remedy)
     if state is None:
         rest = rest_state(drive)
         pending = jnp.zeros((delay_steps, *rest.v.shape), rest.v.dtype)

@@ -8,20 +8,20 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jsnn import check
 from jsnn.eventprop.spikes import OccupiedSpikes, TimedSpikes
 
 
-def _check_grid(num_steps: int, dt: float) -> None:
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
-    if dt <= 0:
-        raise ValueError(f"`dt` must be a positive time, got {dt}.")
+def _check_grid(num_steps: int, dt: float) -> tuple[int, float]:
+    return check.whole("num_steps", num_steps, 1), check.static("dt", dt, "(0, inf)")
 
 
 def latency_times(
     intensity: Float[Array, "B *N"], *, t_max: Any, silent_below: float = 1 / 255
 ) -> Float[Array, "B *N"]:
     """Spike time `(1 - x) t_max`; infinite where the intensity is `silent_below` or less, as in Wunderlich & Pehle (2021)."""
+    check.number("t_max", t_max, "(0, inf)")
+    check.number("silent_below", silent_below)
     return jnp.where(intensity > silent_below, (1.0 - intensity) * t_max, jnp.inf)
 
 
@@ -34,7 +34,7 @@ def latency_spikes(
     silent_below: float = 1 / 255,
 ) -> TimedSpikes:
     """`latency_times` on a grid, `[T, B, *N]`. Rounded down, so that a time inside the grid never falls off its end."""
-    _check_grid(num_steps, dt)
+    num_steps, dt = _check_grid(num_steps, dt)
     times = latency_times(intensity, t_max=t_max, silent_below=silent_below)
     # Rounding of the product must not push a time on the grid to the step before.
     steps = jnp.floor(times / dt + 1e-4)
@@ -56,12 +56,11 @@ def binary_spikes(
 
     Only two steps of the grid hold spikes, so only two are stored and multiplied. A time past the grid's end is no spike.
     """
-    _check_grid(num_steps, dt)
+    num_steps, dt = _check_grid(num_steps, dt)
     for name, value in (("t_min", t_min), ("t_max", t_max)):
-        if isinstance(value, int | float) and not 0 <= value < num_steps * dt:
-            raise ValueError(
-                f"`{name}` must lie in [0, {num_steps * dt}), the grid of {num_steps} steps of {dt}; got {value}."
-            )
+        remedy = f"The grid has {num_steps} steps of {dt}."
+        check.number(name, value, f"[0, {num_steps * dt})", remedy=remedy)
+    check.number("split_at", split_at)
     bright = (intensity >= split_at).astype(intensity.dtype)
     times = jnp.stack([jnp.asarray(t_min), jnp.asarray(t_max)])
     steps = jnp.round(times / dt).astype(jnp.int32)
@@ -79,5 +78,7 @@ def coordinate_times(
     coordinates: Float[Array, "B N"], *, t_max: Any, bias_time: Any = 0.0
 ) -> Float[Array, "B M"]:
     """Points as spike times: coordinate c spikes at `c * t_max`, and one more input, the bias, at `bias_time`; M is N + 1."""
+    check.number("t_max", t_max, "(0, inf)")
+    check.number("bias_time", bias_time)
     bias = jnp.full_like(coordinates[:, :1], bias_time)
     return jnp.concatenate([coordinates * t_max, bias], axis=1)

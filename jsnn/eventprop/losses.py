@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
 
+from jsnn import check
 from jsnn.eventprop.spikes import TimedSpikes
 
 
@@ -31,8 +32,7 @@ def first_spike_times(
     Raises:
       ValueError: if `substep` is asked of spikes that do not carry it.
     """
-    if dt <= 0:
-        raise ValueError(f"`dt` must be a positive time, got {dt}.")
+    dt = check.static("dt", dt, "(0, inf)")
     if substep and spikes.lead is None:
         raise ValueError(
             "`substep` needs the `lead` of spikes straight from `grid.lif`; these have none (pooled, delayed or made by hand)."
@@ -54,6 +54,7 @@ def first_spike_times(
 
 
 def _of_label(x: Shaped[Array, "B C"], labels: Int[Array, "B"]) -> Shaped[Array, "B"]:
+    check.labels("labels", labels, x.shape[1], x.shape[:1])
     return jnp.take_along_axis(x, labels[:, None], axis=1)[:, 0]
 
 
@@ -84,6 +85,9 @@ def first_spike_cross_entropy(
       early: $\alpha$.
       tau_early: $\tau_1$; in the reference $\beta\tau_s$.
     """
+    check.number("tau_softmax", tau_softmax, "(0, inf)")
+    check.number("early", early, "[0, inf)")
+    check.number("tau_early", tau_early, "(0, inf)")
     spiked = ~jnp.isposinf(times)  # NaN, an exceeded budget, must reach the loss
     t = jnp.where(spiked, times, 0.0)
     # Finite, so that a sample without any spike makes no NaN; its probability is still exactly 0.
@@ -100,6 +104,7 @@ def relative_spike_time_mse(
 
     Only differences of times enter. Pairs with a silent neuron are left out.
     """
+    check.number("separation", separation)
     spiked = ~jnp.isposinf(times)  # NaN, an exceeded budget, must reach the loss
     t = jnp.where(spiked, times, 0.0)
     other = jnp.arange(times.shape[1])[None] != labels[:, None]
@@ -149,5 +154,6 @@ def silent_label_push(
 
     A phantom spike at the end of time, as GeNN's EventProp has it. `final_voltage` is `v` of the state that `grid.lif` returns.
     """
+    check.number("strength", strength)
     silent = jnp.isposinf(_of_label(jax.lax.stop_gradient(times), labels))
     return jnp.where(silent, -strength * _of_label(final_voltage, labels), 0.0)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jsnn import check
 from jsnn.conv import Padding
 from jsnn.eventprop import (
     delay,
@@ -120,7 +121,8 @@ def in_blocks(
       ValueError: if `block_size` does not divide T.
     """
     total = x.values.shape[0]
-    if block_size < 1 or total % block_size:
+    block_size = check.whole("block_size", block_size, 1)
+    if total % block_size:
         raise ValueError(
             f"`block_size` must divide the number of time steps, {total}; got {block_size}."
         )
@@ -160,6 +162,9 @@ def _stateless(fn: Callable[[Any, Any], Any], init=lambda key: ()) -> Layer:
 
 
 def _normal(shape: tuple[int, ...], mean: float, std: float):
+    shape = tuple(check.whole("size of a layer", n, 1) for n in shape)
+    check.number("mean", mean)
+    check.number("std", std, "[0, inf)")
     return lambda key: mean + std * jax.random.normal(key, shape)
 
 
@@ -181,6 +186,7 @@ def delayed_dense(
 ) -> Layer:
     """All to all with a delay to learn for each weight, drawn uniformly from 0 to `longest`. Weights: `{"weight", "delay"}`."""
     shape = (num_inputs, num_outputs)
+    check.number("longest", longest, "[0, inf)")
 
     def init(key: Array) -> dict[str, Array]:
         k_weight, k_delay = jax.random.split(key)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jsnn import check
 from jsnn.eventprop.spikes import TimedSpikes, counts
 
 
@@ -34,6 +35,8 @@ def rate_push(
     """What every spike subtracts from its neuron's adjoint voltage, `[1, *N]`; None without a penalty."""
     if penalty is None:
         return None
+    for name, value in penalty._asdict().items():
+        check.number(name, value, "[0, inf)")
     strength_up, strength_down, target = jax.tree.map(
         lambda x: jnp.asarray(x, inverse_slope.dtype), penalty
     )
@@ -61,8 +64,8 @@ def kick_silent(
       amount: added to a weight per round.
       max_rounds: the reference goes on for ever; here an input without spikes does not hang.
     """
-    if max_rounds < 1:
-        raise ValueError(f"`max_rounds` must be at least 1, got {max_rounds}.")
+    max_rounds = check.whole("max_rounds", max_rounds, 1)
+    check.number("amount", amount)
     kick = jnp.asarray(amount, weight.dtype)
 
     def missed(weight: Array) -> Array:
@@ -89,5 +92,6 @@ def lift_silent(
     amount: ArrayLike = 2e-3,
 ) -> Float[Array, "I *N"]:
     """Heuristic, the gentle one: raises all weights of neurons that no sample of the batch woke, once, by a little."""
+    check.number("amount", amount)
     silent = (spike_counts == 0).all(0).astype(weight.dtype)
     return weight + jnp.asarray(amount, weight.dtype) * silent[None]

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jsnn import check
+
 _MESSAGE = (
     "{} carries spike times: its cotangent means dL/dt, not dL/dz, so it is no array. Pass it to a layer of `jsnn.eventprop`; "
     "`{}.values` under `jax.lax.stop_gradient` is the plain tensor, for counting and plotting."
@@ -105,10 +107,8 @@ def from_times(
       dt: time step.
       split: share a spike out to the grid points before and after it, see `split`; otherwise it goes to the nearest.
     """
-    if dt <= 0:
-        raise ValueError(f"`dt` must be a positive time, got {dt}.")
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
+    dt = check.static("dt", dt, "(0, inf)")
+    num_steps = check.whole("num_steps", num_steps, 1)
     finite = jnp.isfinite(times)
     at = jnp.where(finite, times, -2 * dt) / dt
     grid = jnp.arange(num_steps, dtype=times.dtype)

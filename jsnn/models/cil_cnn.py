@@ -9,7 +9,8 @@ from typing import Literal
 
 from flax import nnx
 
-from jsnn import head, layers, neurons, surrogate
+from jsnn import check, head, layers, neurons, surrogate
+from jsnn.models.csnn import check_image_shape
 
 
 def reference_neuron(beta: float = 0.9) -> neurons.Neuron:
@@ -68,13 +69,9 @@ def cil_cnn(
     Raises:
       ValueError: if the image is smaller than 4 x 4 pixels or `width` is less than 1.
     """
+    check_image_shape(image_shape)
     height, breadth, channels = image_shape
-    if min(height, breadth) < 4 or channels < 1:
-        raise ValueError(
-            f"`image_shape` must be (height, width, channels) of at least 4 x 4 pixels, got {image_shape}."
-        )
-    if width < 1:
-        raise ValueError(f"`width` must be at least 1 channel, got {width}.")
+    width = check.whole("width", width, 1)
     neuron = reference_neuron() if neuron is None else neuron
 
     def conv(num_inputs, num_outputs):
@@ -112,11 +109,9 @@ def cil_small_cnn(
 
     Conv 5x5, LIF; conv 3x3 with twice as many channels, LIF. On images of less than 20 pixels the first stride is 1.
     """
+    check_image_shape(image_shape)
     height, breadth, channels = image_shape
-    if min(height, breadth) < 4 or width < 1:
-        raise ValueError(
-            f"`image_shape` must have at least 4 x 4 pixels and `width` at least 1 channel, got {image_shape} and {width}."
-        )
+    width = check.whole("width", width, 1)
     neuron = reference_neuron() if neuron is None else neuron
     stride = 2 if min(height, breadth) >= 20 else 1
     features = layers.Sequence(
@@ -140,10 +135,9 @@ def cil_mlp(
     rngs: nnx.Rngs,
 ) -> layers.Sequence:
     """Dense layers of spiking neurons for small grey images, without batch norm; two of 400 are what Split MNIST is published with."""
-    if not hidden or min(hidden) < 1:
-        raise ValueError(
-            f"`hidden` must name at least one layer of neurons, got {hidden}."
-        )
+    if not hidden:
+        raise ValueError("`hidden` must name at least one layer of neurons, got ().")
+    hidden = tuple(check.whole("hidden", n, 1) for n in hidden)
     neuron = reference_neuron() if neuron is None else neuron
     height, breadth, channels = image_shape
     sizes = (height * breadth * channels, *hidden)

@@ -4,17 +4,21 @@ import math
 
 from flax import nnx
 
-from jsnn import layers, neurons
+from jsnn import check, layers, neurons
 from jsnn.unroll import steps_in_cache
 
 
-def _check_shape(image_shape: tuple[int, int, int], num_classes: int) -> None:
+def check_image_shape(image_shape: tuple[int, ...]) -> None:
+    """Raises `ValueError` unless `image_shape` is that of images large enough to be pooled twice."""
     if len(image_shape) != 3 or min(image_shape[:2]) < 4 or image_shape[2] < 1:
         raise ValueError(
-            f"`image_shape` must be (height, width, channels) of at least 4 x 4 pixels, got {image_shape}."
+            f"`image_shape` must be (height, width, channels) of at least 4 x 4 pixels, channels last, got {image_shape}."
         )
-    if num_classes < 2:
-        raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
+
+
+def _check_shape(image_shape: tuple[int, int, int], num_classes: int) -> None:
+    check_image_shape(image_shape)
+    check.whole("num_classes", num_classes, 2)
 
 
 def csnn(

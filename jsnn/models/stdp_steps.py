@@ -17,6 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from jsnn import check
 from jsnn.models import stdp_network
 from jsnn.models.stdp import RATES, Modulated, Network, stages
 from jsnn.models.stdp_network import Weights
@@ -50,14 +51,12 @@ class Schedule:
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self):
-        if min(self.window, self.doubling, *self.epochs) < 1:
-            raise ValueError(
-                f"`epochs`, `window` and `doubling` must be at least 1, got {self.epochs}, {self.window} and {self.doubling}."
-            )
-        if self.patience < 0 or not self.checkpoint_seconds >= 0:
-            raise ValueError(
-                f"`patience` and `checkpoint_seconds` must not be negative, got {self.patience} and {self.checkpoint_seconds}."
-            )
+        epochs = tuple(check.whole("epochs", n, 1) for n in self.epochs)
+        object.__setattr__(self, "epochs", epochs)
+        for name, least in (("window", 1), ("doubling", 1), ("patience", 0)):
+            value = check.whole(name, getattr(self, name), least)
+            object.__setattr__(self, name, value)
+        check.number("checkpoint_seconds", self.checkpoint_seconds, "[0, inf]")
 
 
 class State(NamedTuple):

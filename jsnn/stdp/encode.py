@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt8
 
+from jsnn import check
 from jsnn.stdp import filters
 from jsnn.stdp.waves import check_num_steps, product
 
@@ -25,8 +26,8 @@ def normalise_locally(
     Raises:
       ValueError: if `radius` is negative.
     """
-    if radius < 0:
-        raise ValueError(f"`radius` must not be negative, got {radius}.")
+    radius = check.whole("radius", radius, 0)
+    check.number("eps", eps, "(0, inf)")
     side = 2 * radius + 1
     rows, columns = (_band(n, radius, responses.dtype) for n in responses.shape[-2:])
     total = product(product(rows, responses), columns)
@@ -52,7 +53,7 @@ def rank_order(
       intensities: of one image, not negative; 0 never spikes.
       num_steps: T.
     """
-    check_num_steps(num_steps)
+    num_steps = check_num_steps(num_steps)
     x = intensities.ravel()
     group = jnp.maximum((x != 0).sum(dtype=jnp.int32) // num_steps, 1)
     order = jnp.argsort(-x, stable=True)
@@ -72,6 +73,12 @@ class Frontend:
     radius: int = 8  # of the local normalisation
     num_steps: int = 15  # T
     absolute: bool = False
+
+    def __post_init__(self):
+        for name in ("padding", "radius"):
+            object.__setattr__(self, name, check.whole(name, getattr(self, name), 0))
+        object.__setattr__(self, "num_steps", check_num_steps(self.num_steps))
+        check.number("threshold", self.threshold, "[0, inf)")
 
 
 def mnist_frontend() -> Frontend:

@@ -13,9 +13,12 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
+from jsnn import check
+
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    if size < 1 or size % 2 == 0:
+    size = check.whole("size", size, 1)
+    if size % 2 == 0:
         raise ValueError(f"`size` must be an odd number of pixels, got {size}.")
     reach = size // 2
     x, y = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float64)
@@ -40,9 +43,11 @@ def difference_of_gaussians(
     Raises:
       ValueError: if `size` is even, or the widths are equal or not positive.
     """
-    if not (inner > 0 and outer > 0 and inner != outer):
+    check.number("inner", inner, "(0, inf)")
+    check.number("outer", outer, "(0, inf)")
+    if inner == outer:
         raise ValueError(
-            f"`inner` and `outer` must be positive and differ, got {inner} and {outer}."
+            f"`inner` and `outer` must differ, or the filter is nothing; got {inner} twice."
         )
     x, y = _grid(size)
     square = x**2 + y**2
@@ -69,6 +74,8 @@ def gabor(
     Raises:
       ValueError: if `size` is even.
     """
+    check.number("degrees", degrees)
+    check.number("division", division, "(0, inf)")
     x, y = _grid(size)
     theta, wavelength = np.deg2rad(degrees), 2 * size / division
     along = y * np.sin(theta) + x * np.cos(theta)
@@ -150,6 +157,8 @@ def apply(
         raise ValueError(
             f"`images` must be [N, H, W] or [N, C, H, W], got shape {images.shape}."
         )
+    padding = check.whole("padding", padding, 0)
+    check.number("threshold", threshold)
     kernels = jnp.asarray(kernels, jnp.float32)
     limit = jnp.asarray(threshold, jnp.float32)
     if limit.shape not in ((), (kernels.shape[0],)):

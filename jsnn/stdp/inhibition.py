@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, UInt8
 
+from jsnn import check
 from jsnn.stdp.waves import Crossing, first_argmax
 
 
@@ -64,6 +65,8 @@ def lateral(
     reach = len(factors)
     if reach == 0:
         raise ValueError("`factors` must name at least one distance, got none.")
+    for factor in factors:
+        check.number("factors", factor)
     h, w = intensities.shape[-2:]
     edges = [(0, 0)] * (intensities.ndim - 2) + [(reach, reach)] * 2
     padded = jnp.pad(intensities, edges)

@@ -7,6 +7,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, UInt8
 
+from jsnn import check
 from jsnn.stdp import layer, plasticity, reward
 from jsnn.stdp.layer import Conv, Decision
 from jsnn.stdp.reward import RewardParams, RewardState
@@ -92,8 +93,7 @@ def run(
     Raises:
       ValueError: if `window` is below 1, or `learns` has another length.
     """
-    if window < 1:
-        raise ValueError(f"`window` must be at least 1, got {window}.")
+    window = check.whole("window", window, 1)
     count = order.shape[0]
     size = min(window, count)
     padded = jnp.pad(order, (0, -count % size), constant_values=-1).reshape(-1, size)

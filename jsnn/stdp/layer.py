@@ -14,6 +14,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
+from jsnn import check
 from jsnn.stdp import waves
 from jsnn.stdp.race import race
 from jsnn.stdp.taps import by_tap, potentials
@@ -66,7 +67,7 @@ class Decision:
 
     def __post_init__(self):
         _check(self)
-        if self.classes < 1 or self.features % self.classes:
+        if self.features % self.classes:
             raise ValueError(
                 f"`classes` must divide the {self.features} `features`, got {self.classes}."
             )
@@ -77,14 +78,14 @@ _BATCH = 16  # images whose decisions are computed at once
 
 
 def _check(spec: Layer) -> None:
-    for name in ("features", "kernel", "pool"):
-        if getattr(spec, name) < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {getattr(spec, name)}.")
-    for name in ("pool_padding", "pad"):
-        if getattr(spec, name) < 0:
-            raise ValueError(
-                f"`{name}` must not be negative, got {getattr(spec, name)}."
-            )
+    least = {"features": 1, "kernel": 1, "pool": 1, "pool_padding": 0, "pad": 0}
+    if isinstance(spec, Conv):
+        least |= {"num_winners": 1, "radius": 0}
+        check.number("threshold", spec.threshold, "[0, inf)")
+    else:
+        least |= {"classes": 1}
+    for name, n in least.items():
+        object.__setattr__(spec, name, check.whole(name, getattr(spec, name), n))
 
 
 def init_weights(
@@ -96,6 +97,9 @@ def init_weights(
     std: ArrayLike = 0.05,
 ) -> Float[Array, "F C k k"]:
     """Normally distributed weights for an input of `channels` maps."""
+    channels = check.whole("channels", channels, 1)
+    check.number("mean", mean)
+    check.number("std", std, "[0, inf)")
     shape = (spec.features, channels, spec.kernel, spec.kernel)
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
     return mean + std * jax.random.normal(key, shape, jnp.float32)

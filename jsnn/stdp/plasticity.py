@@ -17,6 +17,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from jsnn import check
 from jsnn.stdp.winners import Winners
 
 
@@ -46,7 +47,15 @@ _Pair = TypeVar("_Pair", Rates, Bounds)
 
 
 def as_arrays(pair: _Pair) -> _Pair:
-    """The same pair, its numbers as float32 arrays."""
+    """The same pair, its numbers as float32 arrays.
+
+    Raises:
+      ValueError: if a number is not finite, or bounds are out of order.
+    """
+    for name, x in pair._asdict().items():
+        check.number(name, x)
+    if isinstance(pair, Bounds):
+        check.ordered("low", pair.low, "high", pair.high, equal=True)
     return type(pair)(*(jnp.asarray(x, jnp.float32) for x in pair))
 
 
@@ -112,6 +121,9 @@ def doubled(
     rates: Rates, count: Int[Array, ""], schedule: Doubling
 ) -> tuple[Rates, Int[Array, ""]]:
     """Rates for the next image, and the number of images since the last doubling, that image included."""
+    check.number("every", schedule.every, "[1, inf)")
+    check.number("cap", schedule.cap)
+    check.number("ltd_ratio", schedule.ltd_ratio)
     count = count + 1
     due = count >= jnp.asarray(schedule.every, jnp.int32)
     cap, ratio = (

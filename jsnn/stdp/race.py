@@ -19,6 +19,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
+from jsnn import check
 from jsnn.stdp.waves import check_num_steps, first_argmax, product
 from jsnn.stdp.winners import Winners, check_competition, near
 
@@ -74,6 +75,11 @@ def race(
     """
     check_num_steps(num_steps)
     check_competition(num_winners, radius)
+    check.number("threshold", threshold, "[0, inf)")
+    if weights.shape[1] != times.shape[0]:
+        raise ValueError(
+            f"`weights` take {weights.shape[1]} channels, `times` have {times.shape[0]} (shapes {weights.shape}, {times.shape})."
+        )
     kernel = weights.shape[-1]
     height, width = (n - kernel + 1 for n in times.shape[1:])
     if max(height, width) > 255 or weights.shape[0] > 32767:

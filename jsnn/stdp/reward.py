@@ -13,6 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jsnn import check
 from jsnn.stdp import layer, plasticity
 from jsnn.stdp.blocks import in_bounds, run_blocks
 from jsnn.stdp.layer import Decision
@@ -44,6 +45,8 @@ def init(
     weights: Float[Array, "F C k k"], params: RewardParams = _PARAMS
 ) -> RewardState:
     """State before the first image: the first window has the base rates themselves."""
+    check.number("floor", params.floor)
+    check.number("gain", params.gain)
     reward, punish = (plasticity.as_arrays(r) for r in (params.reward, params.punish))
     return RewardState(weights, reward, punish)
 
@@ -232,10 +235,7 @@ def run_committee(
     Raises:
       ValueError: if `window` or `block` is below 1.
     """
-    if window < 1 or block < 1:
-        raise ValueError(
-            f"`window` and `block` must be at least 1, got {window} and {block}."
-        )
+    window, block = check.whole("window", window, 1), check.whole("block", block, 1)
     count = order.shape[0]
     size = min(window, count)
     padded = jnp.pad(order, (0, -count % size), constant_values=-1).reshape(-1, size)

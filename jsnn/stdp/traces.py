@@ -5,13 +5,14 @@ decays by $e^{-dt/\tau}$ a step and grows by 1 at a spike (`all`: every earlier 
 only the last one does).
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jsnn import check
 from jsnn.stdp.waves import product
 
 Pairing = Literal["all", "nearest"]
@@ -54,15 +55,18 @@ def pair_window(
     return jnp.where(interval > 0, later, jnp.where(interval < 0, earlier, 0.0))
 
 
-def _floats(params):
+def _floats(params: Any) -> Any:
+    """Parameters as arrays; those that are known are checked: time constants positive, all finite, bounds in order."""
+    for name, x in params._asdict().items():
+        check.number(name, x, "(0, inf)" if name.startswith("tau_") else "(-inf, inf)")
+    if isinstance(params, TraceParams):
+        check.ordered("low", params.low, "high", params.high, equal=True)
     return type(params)(*(jnp.asarray(x, jnp.float32) for x in params))
 
 
 def _check(dt: float, pairing: str) -> None:
-    if dt <= 0:
-        raise ValueError(f"`dt` must be a positive number of milliseconds, got {dt}.")
-    if pairing not in ("all", "nearest"):
-        raise ValueError(f"`pairing` must be 'all' or 'nearest', got {pairing!r}.")
+    check.number("dt", dt, "(0, inf)", remedy="It is a time in milliseconds.")
+    check.choice("pairing", pairing, get_args(Pairing))
 
 
 def init(num_inputs: int, num_outputs: int) -> TraceState:

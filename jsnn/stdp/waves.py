@@ -17,6 +17,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from jsnn import check
+
 _MAX_STEPS = 255
 
 
@@ -28,12 +30,10 @@ class Crossing(NamedTuple):
     values: Float[Array, "P"]  # potential at that step
 
 
-def check_num_steps(num_steps: int) -> None:
+def check_num_steps(num_steps: int) -> int:
     """Raises `ValueError` unless times of `num_steps` steps, and silence, fit a byte."""
-    if not 1 <= num_steps <= _MAX_STEPS:
-        raise ValueError(
-            f"`num_steps` must lie between 1 and {_MAX_STEPS}, for times are kept as bytes; got {num_steps}."
-        )
+    remedy = "Times are kept as bytes."
+    return check.whole("num_steps", num_steps, 1, _MAX_STEPS, remedy=remedy)
 
 
 def from_dense(wave: Array) -> UInt8[Array, "*shape"]:
@@ -76,7 +76,9 @@ def pool(
     Raises:
       ValueError: if the padded map is smaller than a window.
     """
-    stride = size if stride is None else stride
+    size = check.whole("size", size, 1)
+    stride = size if stride is None else check.whole("stride", stride, 1)
+    padding = check.whole("padding", padding, 0)
     x = pad(times, padding, num_steps) if padding else times
     h, w = ((n - size) // stride + 1 for n in x.shape[-2:])
     if h < 1 or w < 1:

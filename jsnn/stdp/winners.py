@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from jsnn import check
 from jsnn.stdp.waves import Crossing
 
 
@@ -34,10 +35,8 @@ def near(places: Int[Array, "*S"], place: Array, radius: int) -> Bool[Array, "*S
 
 def check_competition(num_winners: int, radius: int) -> None:
     """Raises `ValueError` unless there is a winner to find and `radius` is not negative."""
-    if num_winners < 1:
-        raise ValueError(f"`num_winners` must be at least 1, got {num_winners}.")
-    if radius < 0:
-        raise ValueError(f"`radius` must not be negative, got {radius}.")
+    check.whole("num_winners", num_winners, 1)
+    check.whole("radius", radius, 0)
 
 
 def k_winners(
