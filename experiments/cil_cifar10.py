@@ -31,7 +31,7 @@ from jsnn.continual import (
     stream,
 )
 from jsnn.continual import training as continual
-from jsnn.continual.method import default_settings
+from jsnn.continual.method import Method, default_settings
 from jsnn.models.cil_cnn import cil_cnn, cil_mlp, cil_small_cnn
 from jsnn.unroll import steps_in_cache
 
@@ -60,6 +60,8 @@ STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
+# Feature layers up to the first one that spikes: where latent replay enters.
+FIRST_SPIKES = {"cnn": 3, "small": 2, "mlp": 2}
 Name = Literal[
     "naive",
     "joint",
@@ -103,12 +105,14 @@ class Config(cli.Devices):
     """class: each class has an output of its own; domain: tasks share outputs."""
     repeated: stream.Repeated = "refuse"
     """A class in several tasks: refuse it, train on all of its samples again, or split them."""
+    num_validation: int = 0
+    """Training images held out, of each class its share; their accuracy is written beside that of the test images."""
     buffer: int = 500
     """Samples that methods with a memory may keep."""
     exemplars: Literal["uniform", "balanced"] = "uniform"
     """What er, er-ace, der and der++ keep: each sample, or each class, with equal share."""
-    latent_layer: int = 3
-    """For latent-er: feature layers below the one whose input spikes are kept (cnn: 3 or 7; mlp: 2)."""
+    latent_layer: int | None = None
+    """For latent-er: feature layers below the place whose spikes are kept; the last of them must spike (default: the first that does)."""
     settings: tuple[str, ...] = ()
     """Weights of the method's terms, as TERM.WEIGHT=VALUE: replay.beta=0.5."""
     network: Literal["cnn", "small", "mlp"] | None = None
@@ -180,13 +184,15 @@ class Config(cli.Devices):
             raise ValueError(
                 f"`--learning-rate` must be positive, got {self.learning_rate}."
             )
-        _settings(self.settings, default_settings(methods.get(self.method)))
+        _settings(self.settings, default_settings(_method(self)))
 
     def resolved(self) -> "Config":
         """The same with the recipe's defaults filled in."""
         recipe = {"network": "cnn" if "cifar" in self.data else "small"} | RECIPES[
             self.recipe
         ]
+        if self.method == "latent-er":
+            recipe["latent_layer"] = FIRST_SPIKES[self.network or recipe["network"]]
         missing = {k: v for k, v in recipe.items() if getattr(self, k) is None}
         # A resolved config passes as it is: in a sweep its fields may be traced, and cannot be checked again.
         return dataclasses.replace(self, **missing) if missing else self
@@ -266,14 +272,10 @@ def make_learner(
     def named(graphdef, is_column, batch_norm):
         return make_network(graphdef, is_column, batch_norm=batch_norm)
 
-    replays = cfg.method in ("er", "er-ace", "der", "der++", "latent-er")
-    options = {"exemplars": cfg.exemplars} if replays else {}
-    method = methods.get(cfg.method, **options)
-
     learner = continual.learner(
         build,
         named,
-        method,
+        _method(cfg),
         optax.adam(cfg.learning_rate),
         image=image,
         batch_size=cfg.batch_size,
@@ -284,6 +286,15 @@ def make_learner(
         mesh=mesh,
     )
     return learner._replace(settings=_settings(cfg.settings, learner.settings)), build
+
+
+def _method(cfg: Config) -> Method:
+    options: dict[str, Any] = {}
+    if cfg.method in ("er", "er-ace", "der", "der++", "latent-er"):
+        options["exemplars"] = cfg.exemplars
+    if cfg.method == "der++":
+        options["buffer_size"] = cfg.buffer
+    return methods.get(cfg.method, **options)
 
 
 def _settings(texts: tuple[str, ...], defaults):
@@ -322,6 +333,8 @@ def make_stream(cfg: Config, dataset: data.Dataset) -> stream.Stream:
         num_classes=dataset.num_classes,
         scenario=cfg.scenario,
         repeated=cfg.repeated,
+        num_validation=cfg.num_validation,
+        seed=cfg.seed,
     )
 
 
@@ -397,6 +410,9 @@ def main(cfg: Config) -> dict[str, Any]:
             "parameters": sum(p.size for p in jax.tree.leaves(params)),
             "test_accuracy": figures["final_accuracy"],
             **figures,
+            **(
+                {"validation_accuracy": result.validation} if cfg.num_validation else {}
+            ),
             **_forward_transfer(cfg, learner, result, dataset, tasks),
             "wall_seconds": result.seconds,
             "samples_per_second": result.samples_per_second,

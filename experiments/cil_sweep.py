@@ -76,7 +76,21 @@ def program(
         )
         leaves = jax.tree.leaves(state.model.params)
         finite = jnp.all(jnp.stack([jnp.isfinite(x).all() for x in leaves]))
-        return {**hits._asdict(), "finite": finite}
+        found = {**hits._asdict(), "finite": finite}
+        if cfg.num_validation:
+            last = jnp.int32(len(columns) - 1)
+            held = whole.hits_on(
+                learner,
+                state,
+                data,
+                learner.settings,
+                jnp.asarray(columns),
+                last,
+                learner.later(len(columns) - 1, batch_norm),
+                of_task=samples.validated,
+            )
+            found["validation"] = held.class_il.sum()
+        return found
 
     def init(key, values):
         return learner_for(values).init(key, room, put.train.shape[1])
@@ -86,6 +100,9 @@ def program(
             whole.accuracies(found[name], counts) for name in whole.Hits._fields
         )
         figures = metrics.figures(class_il, task_il, counts)
+        if cfg.num_validation:
+            held = sum(len(task.validation) for task in tasks.tasks)
+            figures["validation_accuracy"] = float(found["validation"]) / held
         # What one task, or all in one run, leaves undefined is no failure.
         return {name: x for name, x in figures.items() if not np.isnan(x)}
 

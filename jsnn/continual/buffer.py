@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
+from jsnn import check
+
 
 class Batch(NamedTuple):
     """Samples as they come from the stream."""
@@ -21,6 +23,8 @@ class Batch(NamedTuple):
     images: Shaped[Array, "B ..."]  # as given, bytes as a rule
     labels: Int[Array, "B"]  # column of the head
     valid: Bool[Array, "B"]  # False: padding, to be ignored
+    identity: Int[Array, "B"] | None = None  # which training sample; None: unknown
+    is_first: Bool[Array, "B"] | None = None  # shown for the first time; None: all
 
 
 class Replay(NamedTuple):
@@ -41,8 +45,9 @@ class Buffer(NamedTuple):
     tasks: Int[Array, "M"]
     logits: Float[Array, "M C"]
     valid: Bool[Array, "M"]  # slots in use
-    num_seen: Int[Array, "C"]  # samples offered so far, by column
+    num_seen: Int[Array, "C"]  # different samples offered so far, by column
     was_largest: Bool[Array, "C"]  # classes that once held most slots of a full buffer
+    identity: Int[Array, "M"]  # which training sample; -1: unknown
 
 
 def init(num_slots: int, image: Shaped[Array, "..."], num_columns: int) -> Buffer:
@@ -61,12 +66,44 @@ def init(num_slots: int, image: Shaped[Array, "..."], num_columns: int) -> Buffe
         jnp.zeros(num_slots, bool),
         jnp.zeros(num_columns, jnp.int32),
         jnp.zeros(num_columns, bool),
+        jnp.full(num_slots, -1, jnp.int32),
     )
 
 
 def mean_of(values: Float[Array, "B"], valid: Bool[Array, "B"]) -> Float[Array, ""]:
     """Mean of valid entries; 0 if there are none."""
     return jnp.where(valid, values, 0.0).sum() / jnp.maximum(valid.sum(), 1)
+
+
+def first_time(batch: Batch) -> Bool[Array, "B"]:
+    """Valid samples that the stream shows for the first time."""
+    return batch.valid if batch.is_first is None else batch.valid & batch.is_first
+
+
+def identities(batch: Batch) -> Int[Array, "B"]:
+    """Which training sample each is; -1 if unknown or padding."""
+    unknown = jnp.full(batch.valid.shape, -1, jnp.int32)
+    return (
+        unknown
+        if batch.identity is None
+        else jnp.where(batch.valid, batch.identity, -1)
+    )
+
+
+def is_in(batch: Batch, others: Batch) -> Bool[Array, "B"]:
+    """Whether a sample is one of `others` as well; False where that is unknown."""
+    own = identities(batch)
+    return (own >= 0) & jnp.isin(own, identities(others))
+
+
+def union(batch: Batch, others: Batch) -> Batch:
+    """Samples of both as one set: of a sample that is in both, `others` loses its copy."""
+    others = others._replace(valid=others.valid & ~is_in(others, batch))
+    pair = [
+        b._replace(identity=identities(b), is_first=first_time(b))
+        for b in (batch, others)
+    ]
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *pair)
 
 
 def sample(buffer: Buffer, key: Array, num_samples: int) -> Replay:
@@ -77,13 +114,14 @@ def sample(buffer: Buffer, key: Array, num_samples: int) -> Replay:
     chosen = jax.lax.top_k(priority, min(num_samples, slots))[1]
     chosen = jnp.pad(chosen, (0, num_samples - len(chosen)))
     valid = jnp.arange(num_samples) < buffer.valid.sum()
-    batch = Batch(buffer.images[chosen], buffer.labels[chosen], valid)
+    batch = jax.tree.map(lambda x: x[chosen], everything(buffer))._replace(valid=valid)
     return Replay(batch, buffer.tasks[chosen], buffer.logits[chosen])
 
 
 def everything(buffer: Buffer) -> Batch:
     """All slots as a batch."""
-    return Batch(buffer.images, buffer.labels, buffer.valid)
+    seen = jnp.zeros_like(buffer.valid)
+    return Batch(buffer.images, buffer.labels, buffer.valid, buffer.identity, seen)
 
 
 def write(buffer: Buffer, replay: Replay, slots: Int[Array, "B"]) -> Buffer:
@@ -101,6 +139,7 @@ def write(buffer: Buffer, replay: Replay, slots: Int[Array, "B"]) -> Buffer:
         put(buffer.valid, jnp.ones_like(replay.batch.valid)),
         buffer.num_seen,
         buffer.was_largest,
+        put(buffer.identity, identities(replay.batch)),
     )
 
 
@@ -112,27 +151,46 @@ def last_writers(slots: Int[Array, "B"], num_slots: int) -> Int[Array, "B"]:
     return jnp.where(kept & (slots < num_slots), slots, num_slots)
 
 
-def _count(buffer: Buffer, batch: Batch) -> Int[Array, "C"]:
-    return buffer.num_seen.at[batch.labels].add(batch.valid.astype(jnp.int32))
-
-
-def add_reservoir(buffer: Buffer, key: Array, replay: Replay) -> Buffer:
+def draw(buffer: Buffer, key: Array, batch: Batch) -> tuple[Int[Array, "B"], Buffer]:
     """Algorithm R: sample number n (from 0) takes slot n if n < M, else draws r from 0 … n and takes slot r if r < M.
 
     Every sample offered is in the buffer with equal probability (Vitter, ACM TOMS 1985, https://doi.org/10.1145/3147.3165).
+    One that is offered again is not counted again, and takes no further slot.
+
+    Returns:
+      Slots that the samples take in turn (M: none), and the buffer with its counters advanced.
     """
-    valid, num_slots = replay.batch.valid, len(buffer.labels)
-    number = buffer.num_seen.sum() + jnp.cumsum(valid.astype(jnp.int32)) - 1
+    new, num_slots = first_time(batch), len(buffer.labels)
+    number = buffer.num_seen.sum() + jnp.cumsum(new.astype(jnp.int32)) - 1
     drawn = jax.random.randint(key, number.shape, 0, jnp.maximum(number, 0) + 1)
     slots = jnp.where(number < num_slots, number, drawn)
-    slots = jnp.where(valid, slots, num_slots)
-    return write(buffer, replay, slots)._replace(num_seen=_count(buffer, replay.batch))
+    count = buffer.num_seen.at[batch.labels].add(new.astype(jnp.int32))
+    return jnp.where(new, slots, num_slots), buffer._replace(num_seen=count)
+
+
+def add_reservoir(buffer: Buffer, key: Array, replay: Replay) -> Buffer:
+    """Offers a batch to a buffer that is a uniform sample of what it was offered: see `draw`."""
+    slots, counted = draw(buffer, key, replay.batch)
+    return _answer_again(write(counted, replay, slots), replay)
+
+
+def _answer_again(buffer: Buffer, replay: Replay) -> Buffer:
+    """Puts the network's newest answers to samples that the buffer holds already."""
+    batch, num_slots = replay.batch, len(buffer.labels)
+    if batch.identity is None:
+        return buffer
+    same = buffer.valid[None] & (buffer.identity[None] == batch.identity[:, None])
+    again = batch.valid & ~first_time(batch) & same.any(1)
+    slots = jnp.where(again, same.argmax(1), num_slots)
+    logits = replay.logits.astype(buffer.logits.dtype)
+    return buffer._replace(logits=buffer.logits.at[slots].set(logits, mode="drop"))
 
 
 class _Turn(NamedTuple):
     """What a policy knows when a sample's turn comes."""
 
     label: Int[Array, ""]
+    is_first: Bool[Array, ""]  # this sample has not been offered before
     counts: Int[Array, "C"]  # slots held by each class
     num_seen: Int[Array, "C"]  # with this sample
     was_largest: Bool[Array, "C"]
@@ -154,7 +212,7 @@ def balanced(key: Array, turn: _Turn) -> tuple[Bool[Array, ""], Bool[Array, "M"]
     was = turn.was_largest[turn.label]
     share = turn.counts[turn.label] / turn.num_seen[turn.label]
     stores = ~was | (jax.random.uniform(key) <= share)
-    return stores, jnp.where(was, turn.own, turn.largest)
+    return stores & turn.is_first, jnp.where(was, turn.own, turn.largest)
 
 
 def greedy(key: Array, turn: _Turn) -> tuple[Bool[Array, ""], Bool[Array, "M"]]:
@@ -171,41 +229,55 @@ def greedy(key: Array, turn: _Turn) -> tuple[Bool[Array, ""], Bool[Array, "M"]]:
 def assign(
     buffer: Buffer, key: Array, batch: Batch, policy: Policy
 ) -> tuple[Int[Array, "B"], Buffer]:
-    """Slots that a policy gives to the samples in turn (M: none), and the buffer with its counters advanced."""
+    """Slots that a policy gives to the samples in turn (M: none), and the buffer with its counters advanced.
+
+    A sample that the buffer holds already gets no second slot.
+    """
     num_slots, num_columns = len(buffer.labels), len(buffer.num_seen)
 
     def turn(state, row):
-        labels, valid, num_seen, was_largest = state
-        key, label, is_valid = row
+        labels, valid, index, num_seen, was_largest = state
+        key, label, is_valid, is_first, number = row
         counts = jnp.zeros(num_columns, jnp.int32).at[labels].add(valid)
         is_largest = counts == counts.max()
         is_full = valid.all()
         was_largest |= is_largest & is_full
-        num_seen = num_seen.at[label].add(is_valid)
+        num_seen = num_seen.at[label].add(is_first)
         key_policy, key_slot = jax.random.split(key)
         own, largest = valid & (labels == label), valid & is_largest[labels]
         stores, over = policy(
-            key_policy, _Turn(label, counts, num_seen, was_largest, own, largest)
+            key_policy,
+            _Turn(label, is_first, counts, num_seen, was_largest, own, largest),
         )
         noise = jax.random.uniform(key_slot, (num_slots,))
         slot = jnp.where(
             is_full, jnp.argmax(jnp.where(over, noise, -1.0)), jnp.argmin(valid)
         )
-        slot = jnp.where(is_valid & (stores | ~is_full), slot, num_slots)
+        is_held = (valid & (index == number) & (number >= 0)).any()
+        takes = is_valid & ~is_held & (stores | (is_first & ~is_full))
+        slot = jnp.where(takes, slot, num_slots)
+        index = index.at[slot].set(number, mode="drop")
         labels = labels.at[slot].set(label, mode="drop")
         valid = valid.at[slot].set(True, mode="drop")
-        return (labels, valid, num_seen, was_largest), slot
+        return (labels, valid, index, num_seen, was_largest), slot
 
-    start = (buffer.labels, buffer.valid, buffer.num_seen, buffer.was_largest)
-    rows = jax.random.split(key, len(batch.labels)), batch.labels, batch.valid
-    (_, _, num_seen, was_largest), slots = jax.lax.scan(turn, start, rows)
+    start = (
+        buffer.labels,
+        buffer.valid,
+        buffer.identity,
+        buffer.num_seen,
+        buffer.was_largest,
+    )
+    keys = jax.random.split(key, len(batch.labels))
+    rows = keys, batch.labels, batch.valid, first_time(batch), identities(batch)
+    (_, _, _, num_seen, was_largest), slots = jax.lax.scan(turn, start, rows)
     return slots, buffer._replace(num_seen=num_seen, was_largest=was_largest)
 
 
 def add_by(buffer: Buffer, key: Array, replay: Replay, policy: Policy) -> Buffer:
     """Offers a batch to a buffer that fills as it may and then follows `policy`: `balanced` or `greedy`."""
     slots, counted = assign(buffer, key, replay.batch, policy)
-    return write(counted, replay, slots)
+    return _answer_again(write(counted, replay, slots), replay)
 
 
 def packed_size(shape: tuple[int, ...]) -> int:
@@ -214,7 +286,16 @@ def packed_size(shape: tuple[int, ...]) -> int:
 
 
 def pack(spikes: Shaped[Array, "T B ..."]) -> UInt8[Array, "B P"]:
-    """Spikes of 0 and 1 as bits, sample by sample: P = ceil(T · neurons / 8) bytes each."""
+    """Spikes of 0 and 1 as bits, sample by sample: P = ceil(T · neurons / 8) bytes each.
+
+    Raises:
+      ValueError: if the values are known, which inside `jit` they are not, and one of them is neither 0 nor 1.
+    """
+    values = check.known(spikes)
+    if values is not None and (wrong := (values != 0) & (values != 1)).any():
+        raise ValueError(
+            f"`spikes` must be 0 or 1 to be packed into bits, got {values[wrong][0]}: take them behind a layer of neurons that spike."
+        )
     rows = jnp.moveaxis(spikes, 1, 0)
     return jnp.packbits(rows.reshape(len(rows), -1) != 0, axis=1)
 

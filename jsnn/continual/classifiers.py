@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jsnn.continual.buffer import first_time
 from jsnn.continual.herding import normalise
 from jsnn.continual.method import Border, Part
 from jsnn.continual.network import evaluate, features_of
@@ -91,7 +92,7 @@ def nearest_class_mean() -> Part:
     def end_task(network, border: Border, slot: Means, settings):
         data, open_now = border.data, border.scope.num_open
         phi = features_of(network, border.model, data.images, open_now)
-        new = class_means(phi, data.labels, data.valid, len(slot.num_samples))
+        new = class_means(phi, data.labels, first_time(data), len(slot.num_samples))
         return border.model, merge_means(slot, new)
 
     def scores(network, model, slot: Means, settings, scope, images: Array) -> Array:
@@ -164,7 +165,7 @@ def slda(*, shrinkage: ArrayLike = 1e-4) -> Part:
     def end_task(network, border: Border, slot: Gaussians, settings):
         data, open_now = border.data, border.scope.num_open
         phi = features_of(network, border.model, data.images, open_now)
-        slot = add_samples(slot, phi, data.labels, data.valid)
+        slot = add_samples(slot, phi, data.labels, first_time(data))
         return border.model, solve(slot, shrinkage=settings["shrinkage"])
 
     def scores(network, model, slot, settings, scope, images: Array) -> Array:

@@ -86,7 +86,7 @@ def choose(data: Batch, key: Array, num_samples: int | None) -> Batch:
 
 def ewc(
     *,
-    strength: ArrayLike = 10.0,
+    strength: ArrayLike = 20.0,
     decay: ArrayLike = 1.0,
     num_samples: int | None = None,
     chunk_size: int = 16,
@@ -95,6 +95,9 @@ def ewc(
 
     Kirkpatrick et al., PNAS 2017, https://arxiv.org/abs/1612.00796; one running sum over tasks as in Schwarz et al., ICML 2018,
     https://arxiv.org/abs/1805.06370.
+
+    mammoth's penalty has no half, so its $\lambda = 10$ is 20 here. Its Fisher information weighs each sample's square with
+    $p(y_n | x_n)$; here, as in most codebases, all samples count alike.
 
     Args:
       strength: $\lambda$.

@@ -108,8 +108,8 @@ def bias_correction(
 ) -> Part:
     """BiC: distillation, and a bias layer for the new classes fitted on held-out samples (Wu et al., CVPR 2019, https://arxiv.org/abs/1905.13260).
 
-    The held-out samples, as many of each class, are a `share` of all the method's slots (`Method.withheld`) and never
-    trained on. Earlier tasks' layers stay in force: the loss, the teacher and predictions see corrected logits.
+    The held-out samples, as many of each class, are a `share` of all the method's slots (`Part.withheld`). While they are held
+    out they are neither trained on nor exemplars, and none was trained on before. Earlier tasks' layers stay in force: the loss, the teacher and predictions see corrected logits.
 
     Raises:
       ValueError: if `share` does not lie between 0 and 1.
@@ -118,14 +118,9 @@ def bias_correction(
         raise ValueError(f"`share` must lie between 0 and 1, got {share}.")
 
     def init(network, model: Model, output, buffer: Buffer) -> BiasLayer:
-        num_columns, kept = len(buffer.num_seen), len(buffer.labels)
-        size = max(1, round(kept * share / (1 - share)))
-        image = jnp.zeros(buffer.images.shape[1:], buffer.images.dtype)
-        validation = buffers.init(size, image, num_columns)
+        count = len(buffer.num_seen)
         teacher = distil.init_teacher(network, model, output, buffer)
-        return BiasLayer(
-            teacher, jnp.ones(num_columns), jnp.zeros(num_columns), validation
-        )
+        return BiasLayer(teacher, jnp.ones(count), jnp.zeros(count), validation=buffer)
 
     def begin_task(network, border: Border, slot: BiasLayer, settings):
         data, store = border.data, slot.validation
@@ -135,7 +130,10 @@ def bias_correction(
         empty = jnp.full((count, len(store.num_seen)), -jnp.inf)
         replay = Replay(data, jnp.full(count, border.scope.task), empty)
         store = buffers.write(store, replay, slots)
-        withheld = slots < len(store.labels)
+        # New ones, and those of an earlier task that come again.
+        withheld = (slots < len(store.labels)) | buffers.is_in(
+            data, buffers.everything(store)
+        )
         teacher, _ = distil.remember_teacher(network, border, slot.teacher, settings)
         slot = slot._replace(teacher=teacher, validation=store)
         return slot, data.valid & ~withheld
@@ -183,6 +181,7 @@ def bias_correction(
     return Part(
         "correct",
         {"temperature": temperature, "ridge": ridge},
+        withheld=share,
         init=init,
         begin_task=begin_task,
         loss=loss,

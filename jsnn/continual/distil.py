@@ -78,16 +78,17 @@ def divergence(
 
 
 def lwf(*, alpha: ArrayLike = 3.0, temperature: ArrayLike = 2.0) -> Part:
-    r"""Learning without forgetting: $\alpha T^2 \mathrm{KL}$ on the old columns, to be added to the cross entropy over all (Li and Hoiem, 2016, https://arxiv.org/abs/1606.09282).
+    r"""Learning without forgetting: $\alpha \mathrm{KL}$ on the old columns, to be added to the cross entropy over all (Li and Hoiem, 2016, https://arxiv.org/abs/1606.09282).
 
-    Codebases differ on $T^2$ and on whether the cross entropy runs over new classes only.
+    As in the paper and in mammoth there is no $T^2$; these write the cross entropy of the two softmaxes, which differs by the
+    teacher's entropy and has the same gradient. Codebases differ on whether the other cross entropy runs over new classes only.
     """
 
     def loss(network, step: Step, teacher: Teacher, settings) -> Array:
         logits, heat = step.output.logits, settings["temperature"]
         target = ask(network, teacher, step.scope, step.inputs, logits)
         value = divergence(logits, target, step.scope.num_old, temperature=heat)
-        return settings["alpha"] * heat**2 * mean_of(value, step.batch.valid)
+        return settings["alpha"] * mean_of(value, step.batch.valid)
 
     return Part(
         "distil",

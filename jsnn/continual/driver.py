@@ -8,11 +8,12 @@ the same rows; only the rows' times differ. Rows of `metrics.jsonl`:
 | `train` | every `log_every` steps and at the end of an epoch | mean loss and batch accuracy |
 | `task` | after a task, for each task tested | accuracy on its test samples: class-IL, task-IL, domain-IL |
 | `test` | after a task | the same over all tasks seen, weighted by samples |
+| `validation` | after a task, if samples are held out | the same on these |
 """
 
 import dataclasses
 import time
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +71,9 @@ class Result(NamedTuple):
     counts: Int[np.ndarray, "S"]  # test samples of each task
     labels: Int[np.ndarray, "E"]  # test samples of all tasks, task by task: their class
     predictions: Int[np.ndarray, "E"]  # and the class predicted, class-IL
+    validation: (
+        float  # class-IL accuracy on all samples held out; NaN if there are none
+    )
     seconds: float
     samples_per_second: float  # training alone
 
@@ -191,7 +195,8 @@ def _make(learner: Learner, key: jax.Array, num_samples: int) -> Any:
     return lambda capacity: init(key, capacity, num_samples)
 
 
-_of_task, _tested = jax.jit(samples.of_task), jax.jit(samples.tested)
+_of_task = jax.jit(samples.of_task)
+_DATA = {"test": jax.jit(samples.tested), "validation": jax.jit(samples.validated)}
 
 
 def _train_task(course: _Course, state: State) -> State:
@@ -268,20 +273,14 @@ def _close_task(course: _Course, state: State) -> tuple[State, list[np.ndarray]]
     for i, measure in enumerate(measures):
         row = {"split": "task", "epoch": epoch, "on_task": i} | step
         course.run.log(row | measure | course.clock.read())
-    weights = [m["count"] for m in measures[: task + 1]]
-    overall = {
-        name: float(
-            np.average(
-                [m[name] for m in measures[: task + 1] if m["count"]],
-                weights=[w for w in weights if w],
-            )
-        )
-        for name in ("accuracy", "task_il_accuracy", "domain_il_accuracy")
-        if any(weights)
-    }
-    course.run.log(
-        {"split": "test", "epoch": epoch} | step | overall | course.clock.read()
-    )
+    overall = _overall(measures[: task + 1])
+    rows = {"test": overall}
+    if any(len(t.validation) for t in stream.tasks):
+        held = [_test(course, state, task, i, "validation") for i in range(task + 1)]
+        rows["validation"] = _overall([measure for _, measure in held])
+    for split, found_here in rows.items():
+        row = {"split": split, "epoch": epoch} | step
+        course.run.log(row | found_here | course.clock.read())
     if course.progress:
         shares = "  ".join(
             f"{100 * m['accuracy']:5.1f}" for m in measures if m["count"]
@@ -294,12 +293,27 @@ def _close_task(course: _Course, state: State) -> tuple[State, list[np.ndarray]]
     return state, [predictions for predictions, _ in found]
 
 
+def _overall(measures: list[dict[str, Any]]) -> dict[str, float]:
+    """Accuracies over several tasks, weighted by their samples."""
+    measures = [m for m in measures if m["count"]]
+    names = ("accuracy", "task_il_accuracy", "domain_il_accuracy") if measures else ()
+    weights = [m["count"] for m in measures]
+    return {
+        name: float(np.average([m[name] for m in measures], weights=weights))
+        for name in names
+    }
+
+
 def _test(
-    course: _Course, state: State, task: int, on_task: int
+    course: _Course,
+    state: State,
+    task: int,
+    on_task: int,
+    split: Literal["test", "validation"] = "test",
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Predicted columns of a task's test samples, and how many are right."""
-    stream, data = course.stream, _tested(course.data, on_task)
-    count = len(stream.tasks[on_task].test)
+    """Predicted columns of a task's samples, and how many are right."""
+    stream, data = course.stream, _DATA[split](course.data, on_task)
+    count = len(getattr(stream.tasks[on_task], split))
     columns = samples.columns_of(stream, state.memory.buffer.num_seen.size)[on_task]
     opened = stream.num_open(max(task, on_task))
     later = course.learner.later(task, course.policy)
@@ -337,6 +351,7 @@ def _result(course: _Course, state: State, seen: list[np.ndarray]) -> Result:
     known = stream.column_of >= 0
     class_of[stream.column_of[known]] = np.flatnonzero(known)
     labels = [np.asarray(course.data.test_columns)[t.test] for t in stream.tasks]
+    held = [row for row in rows if row["split"] == "validation"]
     seconds, train_seconds = course.clock.read().values()
     steps = int(state.step) - sum(row["split"] == "test" for row in rows)
     speed = steps * course.learner.batch_size / train_seconds if train_seconds else 0.0
@@ -348,6 +363,7 @@ def _result(course: _Course, state: State, seen: list[np.ndarray]) -> Result:
         np.array([len(t.test) for t in stream.tasks]),
         class_of[np.concatenate(labels)],
         class_of[np.concatenate(seen[: len(stream.tasks)])],
+        held[-1]["accuracy"] if held else float("nan"),
         seconds,
         speed,
     )

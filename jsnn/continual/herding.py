@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jsnn.continual import buffer as buffers
 from jsnn.continual.buffer import Batch, Buffer
 
 
@@ -74,7 +75,9 @@ def renew(
     """
     num_slots, num_columns = len(buffer.labels), len(buffer.num_seen)
     labels = jnp.concatenate([buffer.labels, data.labels])
-    valid = jnp.concatenate([buffer.valid, data.valid])
+    # A sample that comes again is a candidate once.
+    only_kept = buffer.valid & ~buffers.is_in(buffers.everything(buffer), data)
+    valid = jnp.concatenate([only_kept, data.valid])
     pool, size = jnp.concatenate(features), len(labels)
     present = jnp.zeros(num_columns, bool).at[data.labels].max(data.valid)
     room = quotas(num_slots, num_open, num_columns)
@@ -106,6 +109,7 @@ def renew(
         jnp.where(old, buffer.tasks[kept], task),
         jnp.where(old[:, None], buffer.logits[kept], -jnp.inf),
         source < size,
-        buffer.num_seen.at[data.labels].add(data.valid.astype(jnp.int32)),
+        buffer.num_seen.at[data.labels].add(buffers.first_time(data)),
         buffer.was_largest,
+        take(buffer.identity, buffers.identities(data)),
     )

@@ -10,6 +10,7 @@ A label is a *column* of the head: the first class to open is 0, whatever it is 
 Axes: B batch (in a `Replay`, rows of a draw), N samples of a task, M slots of the buffer, C columns of the head (its capacity), F features, T time.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -66,7 +67,8 @@ class Part(NamedTuple):
       name: key of its slot and its settings.
       settings: default weights, to be overridden by argument.
       num_draws: independent draws from the buffer that `loss` needs each step.
-      init: `(network, model, output, buffer) -> slot`; `output` holds shapes only.
+      withheld: share of the method's slots that this part keeps apart for itself (BiC's validation samples), at least one.
+      init: `(network, model, output, buffer) -> slot`; `output` holds shapes only, `buffer` is empty, of the slots kept apart or all others.
       begin_task: `(network, border, slot, settings) -> (slot, valid [N])`, which may withhold samples from training.
       loss: `(network, step, slot, settings) -> scalar`, added to the others.
       penalty: `(params, slot, settings) -> scalar`, likewise, of parameters alone.
@@ -78,6 +80,7 @@ class Part(NamedTuple):
     name: str
     settings: dict[str, ArrayLike] = {}  # noqa: RUF012 (read only)
     num_draws: int = 0
+    withheld: float = 0.0
     init: Callable[..., Any] | None = None
     begin_task: Callable[..., tuple[Any, Array]] | None = None
     loss: Callable[..., Array] | None = None
@@ -114,8 +117,8 @@ class Method(NamedTuple):
       passes: draws go through the network in one pass with the batch ("together": batch norm sees the mixture) or one after the
         other ("apart": each its own statistics, `rest` handed on from pass to pass).
       draw_size: samples a draw; None: as many as the batch has.
-      latent: the buffer holds bit-packed spikes of `network.lower`, which is frozen after the first task.
-      withheld: share of the buffer's slots that a part keeps apart for itself (BiC's validation samples).
+      latent: the buffer holds bit-packed spikes of `network.lower`, which is frozen once there are old classes. So its storage
+        fills the buffer when a task ends.
     """
 
     parts: tuple[Part, ...]
@@ -126,7 +129,6 @@ class Method(NamedTuple):
     passes: Literal["together", "apart"] = "apart"
     draw_size: int | None = None
     latent: bool = False
-    withheld: float = 0.0
 
 
 class Memory(NamedTuple):
@@ -163,14 +165,22 @@ def init_memory(
     """An empty memory for images like `image` (one, without batch axis).
 
     Raises:
-      ValueError: if a method that replays has no room (`buffer_size` < 1), parts share a name, or latent replay lacks a network in two parts.
+      ValueError: if a method that replays has no room, parts share a name, or latent replay lacks a network in two parts
+        or a storage that waits for the end of a task.
     """
     names = [part.name for part in method.parts]
     if len(set(names)) < len(names):
         raise ValueError(f"`parts` must have different names, got {names}.")
-    if method.storage is not None and buffer_size < 1:
+    # Slots that parts keep apart, and those left to the buffer: `buffer_size` together.
+    apart = {
+        p.name: max(1, round(buffer_size * p.withheld))
+        for p in method.parts
+        if p.withheld
+    }
+    size = 0 if method.storage is None else buffer_size - sum(apart.values())
+    if method.storage is not None and size < 1:
         raise ValueError(
-            f"`buffer_size` must be at least 1 for a method with a buffer, got {buffer_size}."
+            f"`buffer_size` must be at least {1 + len(apart)} for this method, got {buffer_size}."
         )
     if method.storage is None and any(part.num_draws for part in method.parts):
         raise ValueError("`storage` must be given for parts that draw from the buffer.")
@@ -180,17 +190,21 @@ def init_memory(
         image[None],
     )
     if method.latent:
+        if method.storage is None or method.storage.step or method.storage.begin:
+            raise ValueError(
+                "`storage` of latent replay must fill the buffer at the end of a task: before, the spikes to be kept still change."
+            )
         spikes = networks.latent_struct(network, model, image[None])
         image = jnp.zeros(buffers.packed_size(spikes.shape), jnp.uint8)
-    size = buffer_size - round(buffer_size * method.withheld)
-    size = 0 if method.storage is None else size
-    buffer = buffers.init(size, image, output.logits.shape[1])
+    empty = functools.partial(
+        buffers.init, image=image, num_columns=output.logits.shape[1]
+    )
     slots = {
-        part.name: part.init(network, model, output, buffer)
+        part.name: part.init(network, model, output, empty(apart.get(part.name, size)))
         for part in method.parts
         if part.init is not None
     }
-    return Memory(buffer, slots)
+    return Memory(empty(size), slots)
 
 
 def begin_task(
@@ -252,10 +266,7 @@ def gradients(
             )
             loss, gradient = loss + value, jax.tree.map(jnp.add, gradient, pull)
     hits = (output.logits.argmax(1) == batch.labels).astype(jnp.float32)
-    offered = batch
-    if method.latent:
-        offered = batch._replace(images=networks.latent(network, model, batch.images))
-    replay = Replay(offered, jnp.full_like(batch.labels, scope.task), output.logits)
+    replay = Replay(batch, jnp.full_like(batch.labels, scope.task), output.logits)
     hit = buffers.mean_of(hits, batch.valid)
     return Update(gradient, task_gradient, rest, loss, hit, replay)
 
@@ -375,25 +386,15 @@ def _look(
             key_apply,
             scope.num_open,
             inputs[0],
-            inputs[1:],
-            frozen=scope.task > 0,
+            replays,
+            frozen=scope.num_old > 0,
         )
     else:
-        inputs += [
-            augment(i + 1, networks.instead_of(batch.images, replay))
-            for i, replay in enumerate(replays)
-        ]
+        for i, drawn in enumerate(replay.batch for replay in replays):
+            shown = networks.instead_of(batch.images, drawn.images, drawn.valid)
+            inputs.append(augment(i + 1, shown))
         outputs, rest = networks.forward(
             network, model, key_apply, scope.num_open, inputs, method.passes
         )
-    return Step(
-        key,
-        model,
-        scope,
-        batch,
-        inputs[0],
-        outputs[0],
-        tuple(replays),
-        tuple(inputs[1:]),
-        tuple(outputs[1:]),
-    ), rest
+    seen = tuple(replays), tuple(inputs[1:]), tuple(outputs[1:])
+    return Step(key, model, scope, batch, inputs[0], outputs[0], *seen), rest

@@ -1,11 +1,12 @@
 """The methods by name, each a declaration: a further one is a further entry.
 
-Weights are the published ones for CIFAR-10 in five tasks where there are any (mammoth's best arguments,
-https://github.com/aimagelab/mammoth); they are defaults of `method.default_settings`.
+Weights are mammoth's best arguments for CIFAR-10 in five tasks where it has any (https://github.com/aimagelab/mammoth), in the
+units of the terms here; they are defaults of `method.default_settings`. docs/continual.md lists them.
 """
 
+import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from jsnn.continual import (
     classifiers,
@@ -55,12 +56,26 @@ def der(exemplars: Exemplars = "uniform") -> Method:
     return Method(parts, storage=replay.reservoir(exemplars))
 
 
-def der_plus_plus(exemplars: Exemplars = "uniform") -> Method:
-    """Dark experience replay with labels, from a second draw."""
+# Slots -> alpha and beta of DER++: mammoth's best arguments.
+DER_PLUS_PLUS = {200: (0.1, 0.5), 500: (0.2, 0.5), 5120: (0.1, 1.0)}
+
+
+def der_plus_plus(
+    exemplars: Exemplars = "uniform", *, buffer_size: int = 500
+) -> Method:
+    """Dark experience replay with labels, from a second draw; weights are those of the nearest size in `DER_PLUS_PLUS`, by ratio.
+
+    Raises:
+      ValueError: if `buffer_size` is less than 1.
+    """
+    if buffer_size < 1:
+        raise ValueError(f"`buffer_size` must be at least 1, got {buffer_size}.")
+    nearest = min(DER_PLUS_PLUS, key=lambda size: abs(math.log(buffer_size / size)))
+    alpha, beta = DER_PLUS_PLUS[nearest]
     parts = (
         replay.batch_cross_entropy(),
-        replay.match_logits(alpha=0.1),
-        replay.replayed_cross_entropy(beta=0.5),
+        replay.match_logits(alpha=alpha),
+        replay.replayed_cross_entropy(beta=beta),
     )
     return Method(parts, storage=replay.reservoir(exemplars))
 
@@ -95,7 +110,6 @@ def bic() -> Method:
         (correction.bias_correction(share=0.1),),
         storage=replay.herding(),
         data="task+buffer",
-        withheld=0.1,
     )
 
 
@@ -131,8 +145,9 @@ def gdumb() -> Method:
 
 
 def latent_er(exemplars: Exemplars = "uniform") -> Method:
-    """Experience replay of hidden spikes, one bit each."""
-    return er(exemplars)._replace(latent=True)
+    """Experience replay of hidden spikes, one bit each, stored when a task ends."""
+    storage = replay.latent_reservoir(exemplars)
+    return er(exemplars)._replace(storage=storage, latent=True)
 
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -156,7 +171,7 @@ METHODS: dict[str, Callable[..., Method]] = {
 }
 
 
-def get(name: str, **options: str) -> Method:
+def get(name: str, **options: Any) -> Method:
     """The method of this name; `options` are its factory's.
 
     Raises:

@@ -44,6 +44,7 @@ class Network(NamedTuple):
       augment: `(key, images) -> images`, drawn anew for each sample at each use, replayed ones too; training only.
       lower: `(model, key, images, train) -> (spikes [T, B, ...], rest)`, the part below the layer at which latent replay enters.
       upper: `(model, key, spikes, num_open, train) -> Output`, the part above it; `upper(lower(x))` is `apply(x)`.
+      is_lower: a tree of truth values like `model.params`: which of them `lower` has.
     """
 
     apply: Callable[..., Output]
@@ -52,6 +53,7 @@ class Network(NamedTuple):
     augment: Callable[[Array, Array], Array] = _unchanged
     lower: Callable[..., tuple[Array, Any]] | None = None
     upper: Callable[..., Output] | None = None
+    is_lower: Any = None
 
 
 def cross_entropy(
@@ -102,12 +104,16 @@ def features_of(
 
 
 def instead_of(
-    images: Shaped[Array, "B ..."], replay: buffers.Replay
+    own: Shaped[Array, "B ..."],
+    drawn: Shaped[Array, "R ..."],
+    valid: Bool[Array, "R"],
+    *,
+    axis: int = 0,
 ) -> Shaped[Array, "R ..."]:
-    """Replayed images; rows that the buffer could not fill show the batch's, so that batch norm sees real ones. No loss counts them."""
-    valid, drawn = replay.batch.valid, replay.batch.images.astype(images.dtype)
-    mask = valid.reshape(-1, *[1] * (images.ndim - 1))
-    return jnp.where(mask, drawn, images[jnp.arange(len(valid)) % len(images)])
+    """Replayed samples; rows that the buffer could not fill show the batch's `own`, so that batch norm sees real ones. No loss counts them."""
+    rows = own.take(jnp.arange(len(valid)) % own.shape[axis], axis)
+    mask = valid.reshape(-1, *[1] * (own.ndim - 1 - axis))
+    return jnp.where(mask, drawn.astype(own.dtype), rows)
 
 
 def forward(
@@ -152,7 +158,7 @@ def latent_struct(network: Network, model: Model, images: Array) -> Any:
 
 
 def latent(network: Network, model: Model, images: Array) -> Array:
-    """Bit-packed spikes of a batch, as a buffer keeps them."""
+    """Bit-packed spikes of a batch, as a buffer keeps them: `lower` must give 0 and 1."""
     lower, _ = _halves(network)
     return buffers.pack(lower(model, jax.random.key(0), images, False)[0])
 
@@ -163,7 +169,7 @@ def forward_latent(
     key: Array,
     num_open: Int[Array, ""],
     inputs: Array,
-    packed: Sequence[Array],
+    replays: Sequence[buffers.Replay],
     *,
     frozen: Bool[Array, ""],
 ) -> tuple[list[Output], Any]:
@@ -178,10 +184,22 @@ def forward_latent(
     still, _ = lower(model, key_lower, inputs, False)
     spikes = jnp.where(frozen, jax.lax.stop_gradient(still), moving)
     rest = jax.tree.map(lambda old, new: jnp.where(frozen, old, new), model.rest, rest)
-    replayed = [buffers.unpack(x, struct.shape, struct.dtype) for x in packed]
+    inputs_above = [spikes]
+    for drawn in (replay.batch for replay in replays):
+        seen = buffers.unpack(drawn.images, struct.shape, struct.dtype)
+        inputs_above.append(instead_of(spikes, seen, drawn.valid, axis=1))
     outputs = []
-    for i, z in enumerate([spikes, *replayed]):
+    for i, z in enumerate(inputs_above):
         here, k = Model(model.params, rest), jax.random.fold_in(key_upper, i)
         outputs.append(upper(here, k, z, num_open, True))
         rest = outputs[-1].rest
     return outputs, rest
+
+
+def hold_lower(network: Network, change: Any, frozen: Bool[Array, ""]) -> Any:
+    """A change of parameters without that of the lower half once it is `frozen`: an optimiser's moments and decays move it without a gradient."""
+
+    def one(is_lower: bool, update: Array) -> Array:
+        return jnp.where(frozen, 0, update) if is_lower else update
+
+    return jax.tree.map(one, network.is_lower, change)

@@ -14,7 +14,7 @@ from jsnn.continual import buffer as buffers
 from jsnn.continual import herding as herd
 from jsnn.continual.buffer import Buffer, Replay, mean_of
 from jsnn.continual.method import Border, Part, Step, Storage
-from jsnn.continual.network import cross_entropy, features_of
+from jsnn.continual.network import cross_entropy, features_of, latent, map_samples
 
 
 def batch_cross_entropy() -> Part:
@@ -92,7 +92,10 @@ def logit_distance(
 
 
 def match_logits(*, alpha: ArrayLike = 0.3, closed: Closed = "lowest") -> Part:
-    r"""Dark experience replay: $\alpha \lVert z - h(x) \rVert^2$, the mean over a draw, of logits now and when stored (Buzzega et al., NeurIPS 2020, https://arxiv.org/abs/2004.07211).
+    r"""Dark experience replay: $\alpha \frac{1}{K} \sum_c (z_c - h_c(x))^2$ over the K open columns, the mean over a draw, of stored logits and those now (Buzzega et al., NeurIPS 2020, https://arxiv.org/abs/2004.07211).
+
+    The paper writes a squared norm; its code, and mammoth, take the mean over all columns, of which every one is open there.
+    With all columns open this is the same.
 
     The original's head is open from the start, and training pushes the logits of classes to come far down before they are
     stored. A growing head has nothing to store for them; without a target, nothing keeps new classes from claiming old samples.
@@ -115,14 +118,24 @@ def match_logits(*, alpha: ArrayLike = 0.3, closed: Closed = "lowest") -> Part:
     return Part("match", {"alpha": alpha}, num_draws=1, loss=loss)
 
 
-def reservoir(kind: Literal["uniform", "balanced"] = "uniform") -> Storage:
-    """A reservoir offered every batch of every epoch: uniform over all samples, or balanced over classes and uniform within each.
+Kind = Literal["uniform", "balanced"]
+
+
+def _check_kind(kind: Kind) -> None:
+    if kind not in get_args(Kind):
+        raise ValueError(f"`kind` must be 'uniform' or 'balanced', got {kind!r}.")
+
+
+def reservoir(kind: Kind = "uniform") -> Storage:
+    """A reservoir offered every batch: uniform over all samples, or balanced over classes and uniform within each.
+
+    A sample takes a slot or none when it first comes. When it comes again, in a later epoch or task, it takes no second one, but
+    the network's newest answer replaces the stored one.
 
     Raises:
       ValueError: if `kind` is neither.
     """
-    if kind not in ("uniform", "balanced"):
-        raise ValueError(f"`kind` must be 'uniform' or 'balanced', got {kind!r}.")
+    _check_kind(kind)
 
     def step(buffer: Buffer, key: Array, scope, replay: Replay) -> Buffer:
         if kind == "uniform":
@@ -130,6 +143,35 @@ def reservoir(kind: Literal["uniform", "balanced"] = "uniform") -> Storage:
         return buffers.add_by(buffer, key, replay, buffers.balanced)
 
     return Storage(step=step)
+
+
+def latent_reservoir(kind: Kind = "uniform") -> Storage:
+    """The same for latent replay, offered a task's samples when it ends: their spikes are those of the lower half as it is by then.
+
+    Raises:
+      ValueError: if `kind` is neither.
+    """
+    _check_kind(kind)
+
+    def end(network, border: Border) -> Buffer:
+        buffer, data, key = border.buffer, border.data, border.key
+        if kind == "uniform":
+            slots, buffer = buffers.draw(buffer, key, data)
+        else:
+            slots, buffer = buffers.assign(buffer, key, data, buffers.balanced)
+        num_slots, order = len(buffer.labels), jnp.arange(len(data.labels))
+        # The row that each slot takes, if any: only what is kept is encoded.
+        rows = jnp.full(num_slots, -1).at[slots].max(order, mode="drop")
+        replay = _as_replay(border, len(buffer.num_seen))
+        kept = jax.tree.map(lambda x: x[jnp.maximum(rows, 0)], replay)
+        spikes = map_samples(
+            lambda x: latent(network, border.model, x), kept.batch.images
+        )
+        kept = kept._replace(batch=kept.batch._replace(images=spikes))
+        slots = jnp.where(rows >= 0, jnp.arange(num_slots), num_slots)
+        return buffers.write(buffer, kept, slots)
+
+    return Storage(end=end)
 
 
 def _as_replay(border: Border, num_columns: int) -> Replay:

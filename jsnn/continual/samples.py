@@ -1,6 +1,6 @@
 """A stream's samples as arrays on the device, task by task: what `driver` and `whole` feed to a learner.
 
-Axes: S tasks; N training samples of a task and E test samples, padded to the largest task's number; A training samples of the data set;
+Axes: S tasks; N training samples of a task, E test and V validation samples, padded to the largest task's number; A training samples of the data set;
 C columns of the head; K classes.
 """
 
@@ -28,6 +28,8 @@ class Samples(NamedTuple):
     num_train: Int[Array, "S"]
     test: Int[Array, "S E"]
     num_test: Int[Array, "S"]
+    validation: Int[Array, "S V"]  # rows of `images`
+    num_validation: Int[Array, "S"]
     first: Int[Array, "A"]  # the first task that has the sample; S: none
     num_open: Int[Array, "S"]  # columns open once the task has begun
 
@@ -46,6 +48,7 @@ def put(stream: Stream, train: Split, test: Split) -> Samples:
         jnp.asarray(stream.column_of[test.labels], jnp.int32),
         *_padded([task.train for task in tasks]),
         *_padded([task.test for task in tasks]),
+        *_padded([task.validation for task in tasks]),
         jnp.asarray(first),
         jnp.asarray([stream.num_open(task) for task in numbers], jnp.int32),
     )
@@ -61,25 +64,33 @@ def _padded(indices: list[np.ndarray]) -> tuple[Array, Array]:
     return jnp.asarray(rows), jnp.asarray(counts, jnp.int32)
 
 
-def _take(images, columns, index, count) -> Batch:
-    return Batch(images[index], columns[index], jnp.arange(len(index)) < count)
-
-
 def of_task(samples: Samples, task: ArrayLike) -> Batch:
     """A task's training samples."""
-    index, count = samples.train[task], samples.num_train[task]
-    return _take(samples.images, samples.columns, index, count)
+    index = samples.train[task]
+    valid = jnp.arange(len(index)) < samples.num_train[task]
+    is_first = samples.first[index] == task
+    images, columns = samples.images[index], samples.columns[index]
+    return Batch(images, columns, valid, index, is_first)
 
 
 def seen(samples: Samples, task: ArrayLike) -> Batch:
     """All training samples; valid are those of the tasks so far."""
-    return Batch(samples.images, samples.columns, samples.first <= task)
+    index, first = jnp.arange(len(samples.first), dtype=jnp.int32), samples.first
+    return Batch(samples.images, samples.columns, first <= task, index, first == task)
 
 
 def tested(samples: Samples, task: ArrayLike) -> Batch:
     """A task's test samples."""
-    index, count = samples.test[task], samples.num_test[task]
-    return _take(samples.test_images, samples.test_columns, index, count)
+    index = samples.test[task]
+    valid = jnp.arange(len(index)) < samples.num_test[task]
+    return Batch(samples.test_images[index], samples.test_columns[index], valid)
+
+
+def validated(samples: Samples, task: ArrayLike) -> Batch:
+    """A task's validation samples."""
+    index = samples.validation[task]
+    valid = jnp.arange(len(index)) < samples.num_validation[task]
+    return Batch(samples.images[index], samples.columns[index], valid)
 
 
 def columns_of(stream: Stream, capacity: int) -> Bool[np.ndarray, "S C"]:

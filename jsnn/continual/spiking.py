@@ -61,13 +61,20 @@ def make_network(
       augment: random changes of training images as they are stored.
       batch_norm: in training, normalise by the batch and follow it (`"train"`), by what was learnt so far (`"eval"`), or that with scale and
         offset held too (`"frozen"`).
-      latent_layer: how many of the feature layers lie below the point at which latent replay enters; None: no latent replay.
+      latent_layer: how many of the feature layers lie below the point at which latent replay enters, the last of them neurons
+        that spike (`latent_places`); None: no latent replay.
+
+    The halves raise a ValueError if `latent_layer` is not such a place.
     """
 
-    def load(model: layers.Model, train: bool) -> tuple[Any, Any, bool]:
+    def load(
+        model: layers.Model, train: bool, *, halves: bool = False
+    ) -> tuple[Any, Any, bool]:
         """The network, its features, and whether batch norm trains."""
         module = layers.merge(graphdef, model)
         features = module.layers[0]
+        if halves:
+            _check_place(latent_layer, latent_places(features))
         if train and batch_norm == "frozen":
             _hold_batch_norm(features)
         return module, features, train and batch_norm == "train"
@@ -90,13 +97,13 @@ def make_network(
         return finish(module, _every_step(x), key, num_open, train)
 
     def lower(model, key, images, train):
-        module, features, train = load(model, train)
+        module, features, train = load(model, train, halves=True)
         part = _part(features, slice(latent_layer))
         x = _run(part, Constant(prepare(images), num_steps), key, train)
         return _every_step(x), layers.split(module)[1].rest
 
     def upper(model, key, spikes, num_open, train) -> Output:
-        module, features, train = load(model, train)
+        module, features, train = load(model, train, halves=True)
         x = _run(_part(features, slice(latent_layer, None)), spikes, key, train)
         return finish(module, _every_step(x), key, num_open, train)
 
@@ -113,7 +120,10 @@ def make_network(
 
     more: dict[str, Any] = {}
     if latent_layer is not None:
-        more |= {"lower": lower, "upper": upper}
+        is_lower = jax.tree_util.tree_map_with_path(
+            lambda path, _: _is_below(path, latent_layer), is_column
+        )
+        more |= {"lower": lower, "upper": upper, "is_lower": is_lower}
     if augment is not None:
         more["augment"] = augment
     return Network(apply, get_head, with_head, **more)
@@ -133,6 +143,30 @@ def _every_step(x: Signal) -> Array:
     if isinstance(x, Constant):
         return jnp.broadcast_to(x.value, (x.num_steps, *x.value.shape))
     return x
+
+
+def latent_places(features: layers.Sequence) -> tuple[int, ...]:
+    """Where latent replay may enter: how many layers lie below, the last of them neurons that spike."""
+
+    def spikes(layer: layers.Layer) -> bool:
+        if isinstance(layer, layers.Sequence):
+            layer = list(layer.flat())[-1]
+        return isinstance(layer, layers.Neurons) and "threshold" in layer.params
+
+    return tuple(n for n, layer in enumerate(features.layers, 1) if spikes(layer))
+
+
+def _check_place(latent_layer: int | None, places: tuple[int, ...]) -> None:
+    if latent_layer not in places:
+        known = ", ".join(map(str, places)) or "none"
+        raise ValueError(
+            f"`latent_layer` must have neurons that spike right below it, since spikes are kept as bits: this network has such places at {known}, got {latent_layer}."
+        )
+
+
+def _is_below(path: tuple[Any, ...], latent_layer: int) -> bool:
+    """Whether a parameter, `layers/0/layers/N/...` for feature layer N, lies below the place."""
+    return path[1].key == 0 and path[3].key < latent_layer
 
 
 def _part(features: layers.Sequence, which: slice) -> layers.Sequence:

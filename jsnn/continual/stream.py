@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 Scenario = Literal["class", "domain"]
 Repeated = Literal["refuse", "again", "split"]
@@ -21,12 +21,13 @@ Repeated = Literal["refuse", "again", "split"]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One task: its classes, their columns, and which samples of the data set are its."""
+    """One task: its classes, their columns, and which samples of the data set are its: of the training set, of the test set, and held out of the training set."""
 
     classes: tuple[int, ...]
     columns: tuple[int, ...]
     train: Int[np.ndarray, "N"]
     test: Int[np.ndarray, "M"]
+    validation: Int[np.ndarray, "V"]  # training samples that no task trains on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +117,8 @@ def make_stream(
     num_classes: int,
     scenario: Scenario = "class",
     repeated: Repeated = "refuse",
+    num_validation: int = 0,
+    seed: int = 0,
 ) -> Stream:
     """Cuts a data set into tasks.
 
@@ -127,9 +130,12 @@ def make_stream(
       scenario: `"class"`: every class has a column of its own; `"domain"`: tasks share columns by the place of a class in its task.
       repeated: what a class in several tasks means: `"refuse"`: a mistake; `"again"`: each of them trains on all its samples; `"split"`: they
         share its training samples out in equal parts, in the order of the data set. Each of them is tested on all its test samples.
+      num_validation: training samples held out from all tasks: of each class its share, at least one; see `hold_out`.
+      seed: decides which.
 
     Raises:
-      ValueError: if a class does not exist, is named twice within a task, or is in several tasks where that is refused.
+      ValueError: if a class does not exist, is named twice within a task, or is in several tasks where that is refused, or
+        `num_validation` samples cannot be held out.
     """
     for name, value, choices in (
         ("scenario", scenario, get_args(Scenario)),
@@ -149,18 +155,54 @@ def make_stream(
                 raise ValueError(
                     f"`tasks` name class {c} at two different places, so in a domain-incremental stream it has two columns: list it at the same place."
                 )
-    shares = _shares(np.asarray(train_labels), tasks, repeated)
+    labels = np.asarray(train_labels)
+    comes = np.isin(labels, [c for t in tasks for c in t])
+    held = hold_out(np.where(comes, labels, -1), num_validation, seed)
+    shares = _shares(np.where(held, -1, labels), tasks, repeated)
     found = tuple(
         Task(
             tuple(map(int, task)),
             tuple(int(column_of[c]) for c in task),
             share,
             np.flatnonzero(np.isin(test_labels, task)),
+            np.flatnonzero(held & np.isin(labels, task)),
         )
         for task, share in zip(tasks, shares, strict=True)
     )
-    left_out = int((~np.isin(train_labels, [c for t in tasks for c in t])).sum())
-    return Stream(found, column_of, left_out)
+    return Stream(found, column_of, int((~comes).sum()))
+
+
+def hold_out(
+    labels: Int[np.ndarray, "N"], num_validation: int, seed: int
+) -> Bool[np.ndarray, "N"]:
+    """Marks `num_validation` samples, of each class in proportion to its samples but at least one; labels of -1 do not count.
+
+    Raises:
+      ValueError: if there are fewer than classes, or a class would have none left.
+    """
+    held = np.zeros(len(labels), bool)
+    if num_validation == 0:
+        return held
+    classes, sizes = np.unique(labels[labels >= 0], return_counts=True)
+    most = sizes - 1  # one is left to train on
+    if not len(classes) <= num_validation <= most.sum() or most.min() < 1:
+        raise ValueError(
+            f"`num_validation` must be 0, or lie in {len(classes)}..{most.sum()} so that each of {len(classes)} classes has a sample to hold out "
+            f"and one to train on, got {num_validation}; the smallest class has {sizes.min(initial=0)}."
+        )
+    wanted = num_validation * sizes / sizes.sum()
+    counts = np.maximum(np.floor(wanted).astype(int), 1)
+    while (lacking := num_validation - counts.sum()) != 0:
+        # The class that is farthest from its share gets one more, or one less.
+        room = counts < most if lacking > 0 else counts > 1
+        counts[
+            np.where(room, np.sign(lacking) * (wanted - counts), -np.inf).argmax()
+        ] += np.sign(lacking)
+    # RandomState, since NumPy promises that its stream stays the same in later versions.
+    random = np.random.RandomState(seed)
+    for c, count in zip(classes, counts, strict=True):
+        held[random.permutation(np.flatnonzero(labels == c))[:count]] = True
+    return held
 
 
 def _check(

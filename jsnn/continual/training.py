@@ -24,6 +24,7 @@ from jsnn import head, layers, training
 from jsnn import mesh as meshes
 from jsnn.continual import buffer as buffers
 from jsnn.continual import method as methods
+from jsnn.continual import network as networks
 from jsnn.continual.buffer import Batch
 from jsnn.continual.method import Memory, Method, Scope, Settings
 from jsnn.continual.network import Network
@@ -137,7 +138,8 @@ def learner(
       mesh: devices of this process to cut each batch over; see `jsnn.mesh`.
 
     Raises:
-      ValueError: if a number is out of range, or `method` trains on a buffer that changes as it does.
+      ValueError: if a number is out of range, `method` trains on a buffer that changes as it does, or its memory cannot be made
+        (`method.init_memory`).
     """
     for name, value in (
         ("batch_size", batch_size),
@@ -182,6 +184,8 @@ def learner(
             model, opt_state, memory, key_run, zero, zero, zero, zero, zero, valid
         )
         return training.strongly_typed(state)
+
+    jax.eval_shape(lambda: init(key, 1, 1))  # refuses what will not do, at no cost
 
     def begin(state, settings, data, num_open, later):
         model = state.model
@@ -260,8 +264,7 @@ def _pool(method: Method, state: State, data: Batch, seen: Batch) -> Batch:
     own = data._replace(valid=state.valid)
     if method.data == "task":
         return own
-    both = own, buffers.everything(state.memory.buffer)
-    return Batch(*(jnp.concatenate(pair) for pair in zip(*both, strict=True)))
+    return buffers.union(own, buffers.everything(state.memory.buffer))
 
 
 def _step(
@@ -284,6 +287,8 @@ def _step(
         update.gradient, state.opt_state, model.params, num_open=scope.num_open
     )
     change = optax.tree.scale(size, change)
+    if parts.method.latent:
+        change = networks.hold_lower(parts.networks[later], change, scope.num_old > 0)
     params = optax.apply_updates(model.params, change)
     memory = methods.after_step(
         parts.method, state.memory, key_after, scope, update, model.params, params
@@ -313,7 +318,8 @@ def _run(
         place = state.task_step % per_epoch * size + jnp.arange(size)
         # What the last batch lacks is made up by the epoch's first samples, which count for nothing but batch norm.
         chosen = order[place % count]
-        batch = Batch(pool.images[chosen], pool.labels[chosen], place < count)
+        batch = jax.tree.map(lambda x: x[chosen], pool)._replace(valid=place < count)
+        batch = batch._replace(is_first=buffers.first_time(batch) & (epoch == 0))
         batch = meshes.shard_batch(batch, parts.mesh)
         shrunk = _step_size(parts.cosine_epochs, state.task_step, per_epoch)
         with meshes.scope(parts.mesh):
@@ -333,6 +339,7 @@ def _step_size(epochs: int | None, step: Array, per_epoch: Array) -> Array:
 
 
 def _end(parts: _Parts, state: State, settings, data: Batch, later: bool) -> State:
+    data = data._replace(valid=state.valid)  # nothing that is held out is kept
     memory, model = methods.end_task(
         parts.networks[later],
         parts.method,

@@ -6,6 +6,7 @@ Axes: S tasks trained or tested, C columns of the head.
 """
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from jsnn.continual.training import MAX_STEPS, Learner, State
 
 
 class Hits(NamedTuple):
-    """Test samples predicted right, tasks trained by tasks tested; −1 where none were tested."""
+    """Samples predicted right, tasks trained by tasks tested; −1 where none were tested."""
 
     class_il: Int[Array, "S S"]
     task_il: Int[Array, "S S"]
@@ -53,28 +54,13 @@ def train(
     state = learner.init(key, capacity, data.train.shape[1])
     columns = jnp.asarray(columns)
 
-    def test(state: State, task: Array, later: bool) -> Hits:
-        def one(on_task):
-            batch = samples.tested(data, on_task)
-            found = learner.predict(
-                state, settings, batch, columns[on_task], data.num_open[task], later
-            )
-            right = [(p == batch.labels) & batch.valid for p in found]
-            return Hits(*(r.sum(dtype=jnp.int32) for r in right))
-
-        none = Hits(jnp.int32(-1), jnp.int32(-1))
-        return jax.lax.map(
-            lambda i: jax.lax.cond(i <= task, one, lambda _: none, i),
-            jnp.arange(count, dtype=jnp.int32),
-        )
-
     def learn(state: State, task: Array, later: bool) -> tuple[State, Hits]:
         batch = samples.of_task(data, task)
         state = learner.begin(state, settings, batch, data.num_open[task], later)
         pool = learner.pool(state, batch, samples.seen(data, task))
         state = _epochs(learner, state, settings, pool, task, epochs_per_task, later)
         state = learner.end(state, settings, batch, later)
-        return state, test(state, task, later)
+        return state, hits_on(learner, state, data, settings, columns, task, later)
 
     tasks = range(count)
     if learner.method.data == "all":  # all classes in one run
@@ -92,6 +78,34 @@ def train(
         )
         hits.append(found)
     return state, jax.tree.map(lambda *rows: jnp.concatenate(rows), *hits)
+
+
+def hits_on(
+    learner: Learner,
+    state: State,
+    data: Samples,
+    settings: Settings,
+    columns: Array,
+    task: Array,
+    later: bool,
+    *,
+    of_task: Callable[[Samples, Array], Batch] = samples.tested,
+) -> Hits:
+    """What is right on each task up to `task`, the one just ended; `of_task`: `samples.tested` or `samples.validated`."""
+
+    def one(on_task):
+        batch = of_task(data, on_task)
+        found = learner.predict(
+            state, settings, batch, columns[on_task], data.num_open[task], later
+        )
+        right = [(p == batch.labels) & batch.valid for p in found]
+        return Hits(*(r.sum(dtype=jnp.int32) for r in right))
+
+    none = Hits(jnp.int32(-1), jnp.int32(-1))
+    return jax.lax.map(
+        lambda i: jax.lax.cond(i <= task, one, lambda _: none, i),
+        jnp.arange(len(columns), dtype=jnp.int32),
+    )
 
 
 def _epochs(
