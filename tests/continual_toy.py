@@ -97,7 +97,7 @@ def scope(number: int, num_old: int, num_open: int) -> Scope:
 
 
 def together(*batches: Batch) -> Batch:
-    return Batch(*(jnp.concatenate(x) for x in zip(*batches, strict=True)))
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *batches)
 
 
 def compiled(function, method: Method, **options):

@@ -113,3 +113,18 @@ def test_another_runs_folder_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(runs.RunError, match="another folder"):
         run(tmp_path)
+
+
+def test_validation_images_of_the_script(tmp_path):
+    flags = {"tasks": "2x2", "epochs_per_task": 1, "num_validation": 40}
+    summary = run(tmp_path / "run", **flags)
+    rows = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").open()]
+    held = [row for row in rows if row["split"] == "validation"]
+    assert [row["task"] for row in held] == [0, 1]
+    assert summary["validation_accuracy"] == held[-1]["accuracy"]
+    # Of 40 images the share that is right has no finer steps.
+    assert round(40 * held[-1]["accuracy"], 6) == round(40 * held[-1]["accuracy"])
+    for number in (-1, 3, 5000):
+        with pytest.raises(ValueError, match=rf"num_validation.* {number};"):
+            run(tmp_path / "bad", **flags | {"num_validation": number})
+    assert not (tmp_path / "bad").exists()

@@ -297,3 +297,81 @@ def test_quotas_never_grow():
     assert all(
         (a[:k] >= b[:k]).all() for k, (a, b) in enumerate(itertools.pairwise(shares), 1)
     )
+
+
+def again(num: int, size: int = 8):
+    """Three epochs of `num` samples, and then a task with the first half of them once more: `is_first` only in the first epoch."""
+    rng = np.random.default_rng(num)
+    passes = [(e, rng.permutation(num)) for e in range(3)] + [(3, np.arange(num // 2))]
+    batches = []
+    for epoch, order in passes:
+        order = np.append(order, [0] * (-len(order) % size))
+        for i in range(0, len(order), size):
+            rows = order[i : i + size]
+            valid = np.arange(i, i + size) < (num if epoch < 3 else num // 2)
+            found = replay(rows, rows % C, valid, task=epoch)
+            batch = found.batch._replace(
+                identity=jnp.asarray(rows, jnp.int32),
+                is_first=jnp.full(size, epoch == 0),
+            )
+            logits = jnp.full((size, C), float(epoch))
+            batches.append(found._replace(batch=batch, logits=logits))
+    return batches
+
+
+@pytest.mark.parametrize("policy", [None, buffers.balanced, buffers.greedy])
+def test_a_sample_that_comes_again_takes_no_second_slot(policy, key):
+    buffer = toy.jit(offer(12, again(30), policy))(key)
+    assert len(set(held(buffer))) == 12
+    assert held(buffer) == np.asarray(buffer.identity).tolist()
+    assert int(buffer.num_seen.sum()) == 30
+    # The network's answer is that of the last time the sample came.
+    wanted = [3.0 if number < 15 else 2.0 for number in held(buffer)]
+    assert buffer.logits[:, 0].tolist() == wanted
+    room = toy.jit(offer(40, again(30), policy))(key)
+    assert sorted(held(room)) == list(range(30))
+
+
+def test_a_reservoir_of_what_comes_again_is_uniform(key):
+    """Half of the samples come more often, and are not kept more often."""
+    counts = inclusion(offer(10, again(40)), 40, 500, key)
+    check_uniform(counts, 500, 10)
+    counts = inclusion(offer(10, again(40), buffers.balanced), 40, 400, key)
+    check_uniform(counts, 400, 10)
+
+
+def test_herding_takes_a_sample_that_comes_again_once():
+    """A class in two tasks with all its samples is herded as it would be in one."""
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=(9, 4)), jnp.float32)
+    buffer = empty(6)
+    for number in range(2):
+        data = replay(range(9), [0] * 9).batch
+        first = jnp.full(9, number == 0)
+        data = data._replace(identity=jnp.arange(9), is_first=first)
+        kept = features[jnp.maximum(buffer.identity, 0)]
+        buffer = herding.renew(
+            buffer,
+            data,
+            (kept, features),
+            num_open=jnp.int32(1),
+            task=jnp.int32(number),
+        )
+        order = herding.herd(features, jnp.ones(9, bool), jnp.int32(6), 6)
+        assert held(buffer) == np.asarray(order).tolist()
+        assert buffer.num_seen.tolist() == [9, 0, 0, 0, 0]
+
+
+def test_a_union_has_each_sample_once():
+    a, b = replay(range(4), [0] * 4).batch, replay(range(4), [1] * 4).batch
+    a = a._replace(identity=jnp.asarray([5, 6, 7, 8]), valid=jnp.arange(4) < 3)
+    b = b._replace(identity=jnp.asarray([6, 8, 9, -1]))
+    both = buffers.union(a, b)
+    assert both.valid.tolist() == [True] * 3 + [False, False, True, True, True]
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, 2.0, np.nan])
+def test_packing_refuses_what_is_no_spike(value):
+    spikes = jnp.zeros((2, 3, 4)).at[1, 2, 3].set(value)
+    with pytest.raises(ValueError, match="`spikes` must be 0 or 1"):
+        buffers.pack(spikes)

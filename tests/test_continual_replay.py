@@ -11,7 +11,7 @@ import pytest
 from jsnn.continual import method as methods
 from jsnn.continual import replay
 from jsnn.continual.buffer import Batch, Replay
-from jsnn.continual.method import Method, Part, Step
+from jsnn.continual.method import Border, Method, Part, Step
 from jsnn.continual.methods import get
 from jsnn.continual.network import Output
 
@@ -129,18 +129,16 @@ def one_step(method: Method, key, num_offered: int = 40):
     batch = toy.task(2, 3, per_class=5)
     if num_offered:
         old = toy.task(0, 1, per_class=num_offered // 2)
-        images = old.images
         if method.latent:
-            images = methods.networks.latent(toy.NETWORK, model, images)
-        logits = jnp.full((num_offered, toy.CAPACITY), -INF).at[:, :2].set(0.0)
-        offered = Replay(
-            old._replace(images=images), jnp.zeros_like(old.labels), logits
-        )
-        memory = memory._replace(
-            buffer=toy.jit(lambda b: method.storage.step(b, key, None, offered))(
+            border = Border(key, model, toy.scope(0, 0, 2), old, memory.buffer)
+            buffer = toy.jit(lambda b: method.storage.end(toy.NETWORK, b))(border)
+        else:
+            logits = jnp.full((num_offered, toy.CAPACITY), -INF).at[:, :2].set(0.0)
+            offered = Replay(old, jnp.zeros_like(old.labels), logits)
+            buffer = toy.jit(lambda b: method.storage.step(b, key, None, offered))(
                 memory.buffer
             )
-        )
+        memory = memory._replace(buffer=buffer)
     settings = methods.default_settings(method)
     where = toy.scope(1, 2, 4)
     update = toy.jit(functools.partial(methods.gradients, toy.NETWORK, method))(
@@ -213,11 +211,18 @@ def test_latent_replay(key):
     # Below the replay layer nothing moves any more; above it learning goes on.
     assert (update.gradient["w"] == 0).all()
     assert (update.gradient["v"] != 0).any()
+    # What is kept are the spikes of the first task's images, as many of them as there are slots.
+    buffer, first = memory.buffer, toy.task(0, 1, per_class=20)
+    spikes, _ = toy.NETWORK.lower(model, key, first.images, False)
+    rows = np.moveaxis(np.asarray(spikes), 1, 0).reshape(40, -1)
+    known = {r.tobytes() for r in np.packbits(rows.astype(np.uint8), axis=1)}
+    assert {r.tobytes() for r in np.asarray(buffer.images)} <= known
+    assert buffer.valid.all()
+    # A replayed row gives the logits that its image would.
+    packed = methods.networks.latent(toy.NETWORK, model, batch.images)
     spikes, _ = toy.NETWORK.lower(model, key, batch.images, False)
-    packed = update.replay.batch.images
     stored = methods.buffers.unpack(packed, (2, toy.FEATURES))
     np.testing.assert_array_equal(stored, spikes)
-    # A replayed row gives the logits that its image would.
     wanted = toy.NETWORK.upper(model, key, spikes, where.num_open, False).logits
     found = toy.NETWORK.upper(model, key, stored, where.num_open, False).logits
     np.testing.assert_array_equal(found, wanted)
@@ -258,4 +263,11 @@ def test_latent_replay_needs_two_halves(key):
     with pytest.raises(ValueError, match=r"`network` must define `lower` and `upper`"):
         methods.init_memory(
             whole, get("latent-er"), toy.model(key), jnp.zeros(2), buffer_size=5
+        )
+    early = get("er")._replace(latent=True)  # spikes that would still change
+    with pytest.raises(
+        ValueError, match=r"`storage` of latent replay .* end of a task"
+    ):
+        methods.init_memory(
+            toy.NETWORK, early, toy.model(key), jnp.zeros(2), buffer_size=5
         )

@@ -108,3 +108,52 @@ def test_places_within_tasks():
 def test_labels_outside_and_empty_streams(tasks, words):
     with pytest.raises(ValueError, match=words):
         stream(tasks)
+
+
+@pytest.mark.parametrize("repeated", ["again", "split"])
+def test_validation_samples_are_a_share_of_each_class(repeated):
+    sizes = [40, 10, 3, 2, 70]
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(5), sizes))
+    tasks = [[0, 3], [2], [0, 1]]  # class 4 never comes
+
+    def cut(num_validation, seed=0):
+        return make_stream(
+            labels,
+            TEST,
+            tasks,
+            num_classes=5,
+            repeated=repeated,
+            num_validation=num_validation,
+            seed=seed,
+        )
+
+    found = cut(11).tasks
+    held = np.unique(np.concatenate([t.validation for t in found]))
+    # 11 of 55: a fifth of 40, 10, 3 and 2, and the last two have at least one.
+    assert np.bincount(labels[held], minlength=5).tolist() == [7, 2, 1, 1, 0]
+    trained = np.concatenate([t.train for t in found])
+    assert not {*held} & {*trained}
+    assert {*held} | {*trained} == {*np.flatnonzero(labels < 4)}
+    for task in found:
+        wanted = held[np.isin(labels[held], task.classes)]
+        np.testing.assert_array_equal(task.validation, wanted)
+    same, other = (cut(11, seed).tasks[0].validation for seed in (0, 1))
+    np.testing.assert_array_equal(same, found[0].validation)
+    assert not np.array_equal(other, same)
+    assert not any(len(t.validation) for t in cut(0).tasks)
+    # At most all but one of each class.
+    assert np.bincount(labels[np.concatenate([t.train for t in cut(51).tasks])])[
+        [1, 2, 3]
+    ].tolist() == [1, 1, 1]
+    for number in (-1, 3, 52):
+        with pytest.raises(
+            ValueError, match=rf"`num_validation` .* 4..51 .* {number};"
+        ):
+            cut(number)
+
+
+def test_a_class_of_one_sample_cannot_be_held_out():
+    with pytest.raises(ValueError, match="the smallest class has 1"):
+        make_stream(
+            np.array([0, 0, 1]), TEST, [[0], [1]], num_classes=2, num_validation=2
+        )

@@ -10,6 +10,7 @@ from flax import nnx
 from jsnn import runs
 from jsnn.continual import driver, methods, replay, spiking
 from jsnn.continual.method import Method
+from jsnn.continual.samples import of_task, put, seen
 from jsnn.continual.stream import make_stream
 from jsnn.continual.training import learner
 from jsnn.data import Split
@@ -41,7 +42,12 @@ def make(method, optimizer=None, **options):
 
     def network(graphdef, is_column, mode):
         return spiking.make_network(
-            graphdef, is_column, num_steps=T, read_out="current", batch_norm=mode
+            graphdef,
+            is_column,
+            num_steps=T,
+            read_out="current",
+            batch_norm=mode,
+            latent_layer=2 if method.latent else None,
         )
 
     return learner(
@@ -50,10 +56,7 @@ def make(method, optimizer=None, **options):
         method,
         optimizer or optax.adam(1e-2),
         image=TRAIN.images[0],
-        batch_size=8,
-        eval_batch_size=3,
-        buffer_size=7,
-        **options,
+        **{"batch_size": 8, "eval_batch_size": 3, "buffer_size": 7} | options,
     )
 
 
@@ -98,8 +101,9 @@ def test_one_compilation_serves_all_tasks_within_capacity(tmp_path, er):
     assert (
         result.state.memory.buffer.valid.all()
     )  # full, and overflowing since the first step
+    # Each sample counts once, though all come in three epochs and class 0 in two tasks.
     num_seen = np.asarray(result.state.memory.buffer.num_seen)
-    np.testing.assert_array_equal(num_seen, 3 * np.array([24, 12, 12, 12, 12]))
+    np.testing.assert_array_equal(num_seen, [12] * 5)
     seen = ~np.isnan(result.class_il)
     np.testing.assert_array_equal(
         seen[:, [0, 1, 3]], np.tri(4, dtype=bool)[:, [0, 1, 3]]
@@ -233,3 +237,81 @@ def test_the_step_size_falls_along_half_a_cosine_and_begins_anew_with_each_task(
 def test_a_cosine_over_no_epoch_is_refused():
     with pytest.raises(ValueError, match="`cosine_epochs` must be at least 1, got 0"):
         make(methods.get("naive"), cosine_epochs=0)
+
+
+ALL = np.arange(len(TRAIN.labels))
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["er", "balanced", "latent-er", "gdumb", "icarl", "bic"],
+)
+def test_a_sample_is_kept_once_and_what_is_held_out_is_never_trained_on(method):
+    """All classes come again with all their samples, and a part of these is held out by BiC itself and from the stream."""
+    name = "er" if method == "balanced" else method
+    more = {"exemplars": "balanced"} if method == "balanced" else {}
+    chosen = make(methods.get(name, **more), buffer_size=40)
+    tasks = stream([[0, 1], [2], [1, 0], [2, 3]], repeated="again", num_validation=8)
+    outside = np.concatenate([t.validation for t in tasks.tasks])
+    data, call = put(tasks, TRAIN, TEST), driver.jit(chosen)
+    state = chosen.init(jax.random.key(0), CLASSES, data.train.shape[1])
+    ever_trained = set()
+    for number in range(4):
+        own = of_task(data, number)
+        args = chosen.settings, own
+        state = call.begin(state, *args, data.num_open[number], False)
+        pool = call.pool(state, own, seen(data, number))
+        trained = np.asarray(pool.identity)[np.asarray(pool.valid)]
+        assert len(set(trained)) == len(trained) > 0
+        steps = jnp.int32(chosen.steps_per_epoch(len(trained)))
+        for _ in range(2):
+            state, _ = call.run(state, chosen.settings, pool, steps, False)
+        state = call.end(state, *args, False)
+        buffer = state.memory.buffer
+        kept = np.asarray(buffer.identity)[np.asarray(buffer.valid)]
+        assert len(set(kept)) == len(kept)
+        assert not {*outside} & {*kept, *trained}
+        ever_trained |= {*trained}
+        assert {*kept} <= ever_trained or name == "gdumb"
+        assert (np.asarray(buffer.labels)[: len(kept)] < 4).all()
+        if not method.startswith("latent"):
+            images = np.asarray(buffer.images)[np.asarray(buffer.valid)]
+            np.testing.assert_array_equal(images, TRAIN.images[kept])
+        if name == "bic":
+            store = state.memory.slots["correct"].validation
+            apart = np.asarray(store.identity)[np.asarray(store.valid)]
+            assert len(apart) == 4
+            assert not {*apart} & {*kept, *ever_trained}
+    # 48 samples of four classes, of which 8 are held out: 40 are left for 40 slots.
+    total = len(kept) + (4 if name == "bic" else 0)
+    assert total == 40 or name in ("gdumb", "icarl", "bic")
+
+
+def test_validation_rows_are_of_samples_held_out(tmp_path, er):
+    """Tested on the very samples that are held out, a run has the same accuracy twice."""
+    options = {"num_classes": CLASSES, "num_validation": 10}
+    groups = [[0, 1, 2], [3], [4]]
+    held = np.concatenate(
+        [
+            t.validation
+            for t in make_stream(TRAIN.labels, TEST.labels, groups, **options).tasks
+        ]
+    )
+    same = Split(TRAIN.images[held], TRAIN.labels[held])
+    tasks = make_stream(TRAIN.labels, same.labels, groups, **options)
+    run = runs.Run(tmp_path, experiment="test", config={})
+    key = jax.random.key(0)
+    result = driver.drive_stream(
+        run, er, key, tasks, TRAIN, same, SCHEDULE, progress=False
+    )
+    rows = {
+        s: [r for r in run.rows() if r["split"] == s] for s in ("test", "validation")
+    }
+    assert len(rows["validation"]) == 3
+    for test, validation in zip(*rows.values(), strict=True):
+        for name in ("accuracy", "task_il_accuracy", "domain_il_accuracy", "task"):
+            assert test[name] == validation[name]
+    assert result.validation == rows["validation"][-1]["accuracy"]
+    assert result.validation > 0
+    buffer = result.state.memory.buffer
+    assert not {*held} & {*np.asarray(buffer.identity)[np.asarray(buffer.valid)]}

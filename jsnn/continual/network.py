@@ -104,13 +104,13 @@ def features_of(
 
 
 def instead_of(
-    own: Shaped[Array, "B ..."],
-    drawn: Shaped[Array, "R ..."],
+    own: Shaped[Array, "..."],
+    drawn: Shaped[Array, "..."],
     valid: Bool[Array, "R"],
     *,
     axis: int = 0,
-) -> Shaped[Array, "R ..."]:
-    """Replayed samples; rows that the buffer could not fill show the batch's `own`, so that batch norm sees real ones. No loss counts them."""
+) -> Shaped[Array, "..."]:
+    """Replayed samples, R along `axis`; rows that the buffer could not fill show the batch's `own`, so that batch norm sees real ones. No loss counts them."""
     rows = own.take(jnp.arange(len(valid)) % own.shape[axis], axis)
     mask = valid.reshape(-1, *[1] * (own.ndim - 1 - axis))
     return jnp.where(mask, drawn.astype(own.dtype), rows)

@@ -185,10 +185,10 @@ def hold_out(
         return held
     classes, sizes = np.unique(labels[labels >= 0], return_counts=True)
     most = sizes - 1  # one is left to train on
-    if not len(classes) <= num_validation <= most.sum() or most.min() < 1:
+    if not len(classes) <= num_validation <= most.sum() or min(most) < 1:
         raise ValueError(
             f"`num_validation` must be 0, or lie in {len(classes)}..{most.sum()} so that each of {len(classes)} classes has a sample to hold out "
-            f"and one to train on, got {num_validation}; the smallest class has {sizes.min(initial=0)}."
+            f"and one to train on, got {num_validation}; the smallest class has {min(sizes, default=0)}."
         )
     wanted = num_validation * sizes / sizes.sum()
     counts = np.maximum(np.floor(wanted).astype(int), 1)
