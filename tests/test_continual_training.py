@@ -1,5 +1,7 @@
 """Training on a stream: compilations, borders of tasks, growth, resumption."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -289,7 +291,7 @@ def test_a_sample_is_kept_once_and_what_is_held_out_is_never_trained_on(method):
 
 def test_validation_rows_are_of_samples_held_out(tmp_path, er):
     """Tested on the very samples that are held out, a run has the same accuracy twice."""
-    options = {"num_classes": CLASSES, "num_validation": 10}
+    options: Any = {"num_classes": CLASSES, "num_validation": 10}
     groups = [[0, 1, 2], [3], [4]]
     held = np.concatenate(
         [
