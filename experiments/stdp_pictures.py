@@ -58,8 +58,8 @@ def draw(
     }
     if network.decision:
         found["history"] = figures.curves(rows)
-    fields = stdp_network.fields(network, state.weights)
     initial = stdp_training.initial_weights(jax.random.key(cfg.seed), network)
+    fields = stdp_network.fields(network, state.weights, initial)
     won = stdp_network.have_won(initial, state.weights)
     blocks = zip(
         stdp_steps.names(network), fields, won, stdp.stages(network), strict=True

@@ -432,8 +432,16 @@ def test_scaling_does_the_same_work_on_more_devices(monkeypatch):
 TINY_STDP = stdp.Config(images=6, blocks=(2,), rounds=1, min_seconds=0.01)
 
 
-def test_stdp_measures_every_layer():
+def test_stdp_measures_every_layer(monkeypatch):
+    trains, timed = stdp.stdp_steps.unsupervised, set()
+
+    def what_trains(*args, spec, num_steps):
+        timed.add(spec)
+        return trains(*args, spec=spec, num_steps=num_steps)
+
+    monkeypatch.setattr(stdp.stdp_steps, "unsupervised", what_trains)
     found = stdp.main(TINY_STDP)
+    assert timed == set(stdp.NETWORK[:2])
     assert [(row["layer"], row["library"]) for row in found] == [
         (name, "jsnn") for name in "123"
     ]

@@ -1,11 +1,12 @@
 """The sheet of features: what has never won is pale, however strong its random weights make it."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jsnn import stdp_figures
-from jsnn.models import stdp_network
+from jsnn.models import stdp, stdp_network
 from jsnn.stdp import reward, train
 from jsnn.stdp.layer import Conv, Decision
 
@@ -36,6 +37,24 @@ def test_features_that_never_won_are_known_from_their_weights():
         assert 0 < got.sum() < len(got)
     assert float(first.max()) > 1  # clipped, and yet known as its first weights
     assert float(second.max()) > 0.8
+
+
+def test_a_decision_feature_that_never_won_is_blank():
+    """Drawn from initial weights alone it would stand out; one that has gained at one input shows that input's field alone."""
+    network = stdp.NETWORKS["mozafari2018"]
+    initial = list(stdp_network.init(jax.random.key(0), network))
+    before = np.asarray(initial[-1][0]).clip(0.2, 0.8)
+    after = before.copy()
+    place = (7, 31, 2, 2)  # feature, input, row, column
+    after[7] -= 0.05  # all the same: no shape
+    after[place] = before[place]
+    weights = [*initial[:-1], (jnp.asarray(after),)]
+    drawn = np.asarray(stdp_network.fields(network, weights, initial)[-1][0])
+    others = np.arange(200) != 7
+    assert (drawn[others] == 0).all()
+    assert drawn[7].max() > 0
+    noise = np.asarray(stdp_network.fields(network, weights)[-1][0])
+    assert (noise[others].max((1, 2)) > drawn[7].max()).any()
 
 
 @pytest.mark.parametrize("scale", ["own", "common"])

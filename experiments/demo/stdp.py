@@ -66,8 +66,8 @@ def pictures(
 ) -> list[report.Picture]:
     """Curves, features of both layers, spikes of one image and confusion matrix."""
     images, encoded = test
-    first, second = stdp_network.fields(net, state.weights)
     initial = stdp_training.initial_weights(jax.random.key(seed), net)
+    first, second = stdp_network.fields(net, state.weights, initial)
     won = stdp_network.have_won(initial, state.weights)
     sample = int(np.argmax(prediction == encoded.labels))
     times = encoded.times[sample]
@@ -92,7 +92,7 @@ def pictures(
                 scale="common",
                 won=won[1][0],
             ),
-            "What the 200 features that decide look for, a row for each class: by how much weights exceed their mean. Pale ones have never won.",
+            "What the 200 features that decide look for, a row for each class: what their weights have gained. Pale ones have learnt little.",
         ),
         report.Picture(
             stdp_figures.activation_maps(

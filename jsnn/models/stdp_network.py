@@ -45,15 +45,21 @@ def init(key: Array, network: Network) -> tuple[Weights, ...]:
     return tuple(found)
 
 
+def learnt_change(
+    before: Float[Array, "F C k k"], after: Float[Array, "F C k k"]
+) -> Float[np.ndarray, "F C k k"]:
+    """What learning has made of a layer's initial weights, clipping to its bounds apart: exactly 0 for a feature that has never won."""
+    old, new = np.asarray(before), np.asarray(after)
+    return new - old.clip(new.min(), new.max())
+
+
 def have_won(
     initial: Sequence[Weights], weights: Sequence[Weights]
 ) -> list[list[Bool[np.ndarray, "F"]]]:
     """Of every layer, which features have ever won and learnt: the others still have their initial weights, clipped to the layer's bounds."""
 
     def of_layer(before, after):
-        before, after = np.asarray(before), np.asarray(after)
-        kept = before.clip(after.min(), after.max())
-        return (kept != after).any((1, 2, 3))
+        return (learnt_change(before, after) != 0).any((1, 2, 3))
 
     return [
         [of_layer(*pair) for pair in zip(old, new, strict=True)]
@@ -226,19 +232,26 @@ def _excess(
 
 
 def fields(
-    network: Network, weights: Sequence[Weights]
+    network: Network,
+    weights: Sequence[Weights],
+    initial: Sequence[Weights] | None = None,
 ) -> list[list[Float[Array, "_ _ _"]]]:
     """Features of every layer in image space, listed as `stages`. What goes around a block is left out of the picture.
 
     A decision layer's inputs add up over the whole window, and its weights stay far from 0, so its features are drawn as sums, by
-    what their weights exceed their own mean by; one that has learnt nothing is pale.
+    what their weights exceed their own mean by. Noise of 6,000 random weights adds up as well, to more than some features have learnt: given
+    the `initial` weights, only what was learnt is drawn, and a feature that has learnt nothing is blank.
     """
     kernels = jnp.asarray(network.frontend().kernels)[:, None]
     below = receptive_fields.through_convolution(receptive_fields.of_pixels(), kernels)
     found = []
-    for specs, of_block in zip(stages(network), weights, strict=True):
+    for number, specs in enumerate(stages(network)):
+        of_block = weights[number]
         seen = receptive_fields.through_pooling(below, specs[0].pool)
         if isinstance(specs[0], Decision):
+            if initial is not None:
+                pairs = zip(initial[number], of_block, strict=True)
+                of_block = [jnp.asarray(learnt_change(*pair)) for pair in pairs]
             found.append([_excess(seen, w) for w in of_block])
             break
         branches = [receptive_fields.through_convolution(seen, w) for w in of_block]
