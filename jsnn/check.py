@@ -131,7 +131,7 @@ def whole(
     most: int | None = None,
     *,
     remedy: str = "",
-) -> int:
+) -> Any:
     """A whole number from `least` to `most` as Python's `int`; a traced one passes as it is.
 
     Raises:
