@@ -6,6 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from jsnn import check
+from jsnn.precision import floating
 
 
 def _check_images(images: Array) -> None:
@@ -17,7 +18,7 @@ def _check_images(images: Array) -> None:
 
 def random_affine(
     key: Array,
-    images: Float[Array, "B H W C"],
+    images: Shaped[Array, "B H W C"],
     *,
     degrees: ArrayLike = 0.0,
     shift: ArrayLike = 0.0,
@@ -42,8 +43,9 @@ def random_affine(
         check.number(name, value, "[0, inf)")
     check.number("scale", scale, "[0, 1)")
     _check_images(images)
+    images = floating(images)
     batch, height, width, _ = images.shape
-    draw = jax.random.uniform(key, (6, batch), minval=-1.0, maxval=1.0)
+    draw = jax.random.uniform(key, (6, batch), jnp.float32, minval=-1.0, maxval=1.0)
     angle = draw[0] * jnp.deg2rad(degrees)
     slant = draw[5] * shear
     # From output to input pixels: shift back, turn back, then undo slant and scale.
@@ -83,9 +85,9 @@ def shift(
     _check_images(images)
     size = images.shape[1:]
     edges = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
-    corner = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1)
+    corner = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1, jnp.int32)
     return jax.vmap(
-        lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), size)
+        lambda image, at: jax.lax.dynamic_slice(image, (*at, jnp.int32(0)), size)
     )(jnp.pad(images, edges), corner)
 
 
@@ -97,7 +99,7 @@ def crop_and_flip(
     pad = check.whole("pad", pad, 0)
     key_shift, key_flip = jax.random.split(key)
     cut = shift(key_shift, images, pad)
-    flip = jax.random.bernoulli(key_flip, shape=(len(images), 1, 1, 1))
+    flip = jax.random.bernoulli(key_flip, jnp.float32(0.5), (len(images), 1, 1, 1))
     return jnp.where(flip, cut[:, :, ::-1], cut)
 
 
@@ -108,5 +110,5 @@ def some(key: Array, share: ArrayLike, changed: Array, images: Array) -> Array:
     """
     check.key(key)
     check.number("share", share, "[0, 1]")
-    drawn = jax.random.bernoulli(key, share, (len(images),))
+    drawn = jax.random.bernoulli(key, jnp.asarray(share, jnp.float32), (len(images),))
     return jnp.where(drawn.reshape(-1, *[1] * (images.ndim - 1)), changed, images)

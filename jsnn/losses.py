@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Integer, Shaped
 
 from jsnn import check
 
@@ -40,7 +40,7 @@ def _cross_entropy_per_step(outputs: Array, labels: Array) -> Array:
 
 
 def ce_rate(
-    spikes: Float[Array, "T B C"], labels: Integer[Array, "B"]
+    spikes: Shaped[Array, "T B C"], labels: Integer[Array, "B"]
 ) -> Float[Array, "B"]:
     r"""Cross entropy at every step, with that step's spikes as logits, averaged over time.
 
@@ -59,7 +59,7 @@ def ce_rate(
 
 
 def ce_count(
-    spikes: Float[Array, "T B C"], labels: Integer[Array, "B"]
+    spikes: Shaped[Array, "T B C"], labels: Integer[Array, "B"]
 ) -> Float[Array, "B"]:
     r"""Cross entropy with spike counts as logits, $L = \mathrm{CE}(\sum_t s_t, y)$: snnTorch's `ce_count_loss`.
 
@@ -71,7 +71,7 @@ def ce_count(
 
 
 def ce_mean_membrane(
-    membrane: Float[Array, "T B C"], labels: Integer[Array, "B"]
+    membrane: Shaped[Array, "T B C"], labels: Integer[Array, "B"]
 ) -> Float[Array, "B"]:
     r"""Cross entropy with time-averaged potentials as logits, $L = \mathrm{CE}(\frac{1}{T} \sum_t v_t, y)$.
 
@@ -85,7 +85,7 @@ def ce_mean_membrane(
 
 
 def ce_max_membrane(
-    membrane: Float[Array, "T B C"], labels: Integer[Array, "B"]
+    membrane: Shaped[Array, "T B C"], labels: Integer[Array, "B"]
 ) -> Float[Array, "B"]:
     r"""Cross entropy with the largest potentials as logits, $L = \mathrm{CE}(\max_t v_t, y)$.
 
@@ -99,7 +99,7 @@ def ce_max_membrane(
 
 
 def mse_rate(
-    spikes: Float[Array, "T B C"],
+    spikes: Shaped[Array, "T B C"],
     labels: Integer[Array, "B"],
     *,
     correct_rate: ArrayLike = 0.8,
@@ -123,7 +123,7 @@ def mse_rate(
 
 
 def mse_count(
-    spikes: Float[Array, "T B C"],
+    spikes: Shaped[Array, "T B C"],
     labels: Integer[Array, "B"],
     *,
     correct_rate: ArrayLike = 0.8,
@@ -144,7 +144,7 @@ def mse_count(
 
 
 def tet(
-    outputs: Float[Array, "T B C"],
+    outputs: Shaped[Array, "T B C"],
     labels: Integer[Array, "B"],
     *,
     weight: ArrayLike = 1e-3,
@@ -174,7 +174,7 @@ def tet(
 
 
 def rate_regulariser(
-    spikes: Float[Array, "T B *neurons"], *, lower: ArrayLike, upper: ArrayLike
+    spikes: Shaped[Array, "T B *neurons"], *, lower: ArrayLike, upper: ArrayLike
 ) -> Float[Array, "B"]:
     r"""Squared hinge on each hidden neuron's firing rate outside [`lower`, `upper`], averaged over neurons.
 

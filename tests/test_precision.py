@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jsnn import conv, fused, layers, losses, neurons, norm
+from jsnn import augment, conv, encode, fused, layers, losses, neurons, norm
+from jsnn.eventprop import latency
 from jsnn.models.csnn import csnn, fast_csnn
+from jsnn.stdp import encode as ranks
+from jsnn.stdp import inhibition, layer, reward, traces, train, waves
 from jsnn.unroll import Constant, neuron_block, unroll
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
@@ -285,3 +288,99 @@ def test_readme_lines_in_float64():
             assert abs(float(rate) - count / x.size) < 1e-4
         assert np.isfinite(slopes).all()
         assert (slopes > 0).all()
+
+
+WHOLE = {
+    "affine": lambda x: augment.random_affine(jax.random.key(0), x, degrees=20.0),
+    "direct": lambda x: encode.direct(x, 3),
+    "delta": lambda x: encode.delta(x, threshold=0.5),
+    "latency on a grid": lambda x: (
+        latency.latency_spikes(x, t_max=4.0, num_steps=5, dt=1.0).values
+    ),
+    "two times": lambda x: (
+        latency.binary_spikes(x, t_min=0.0, t_max=3.0, num_steps=5, dt=1.0).values
+    ),
+    "coordinates": lambda x: latency.coordinate_times(
+        x.reshape(6, -1), t_max=3.0, bias_time=0.5
+    ),
+    "local mean": lambda x: ranks.normalise_locally(x, 2),
+    "rank": lambda x: ranks.rank_order(x[0], 4),
+    "lateral": lambda x: inhibition.lateral(x, (0.15, 0.1)),
+    "crossings": lambda x: waves.dense_crossings(x, 0.5),
+    "pair window": lambda x: traces.pair_window(x),
+    "ce_count": lambda x: losses.ce_count(x[..., 0], jnp.arange(5)),
+    "rate_regulariser": lambda x: losses.rate_regulariser(x, lower=0.1, upper=0.3),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_encoders_and_losses_take_whole_numbers_as_float32(name):
+    counts = np.random.default_rng(0).integers(0, 256, (6, 5, 7, 3))
+    counts[counts < 100] = 0
+    for kind in (np.uint8, np.int32, np.bool_):
+        x = jnp.asarray(counts.astype(kind))
+        got, want = WHOLE[name](x), WHOLE[name](x.astype(jnp.float32))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), got, want)
+        types = [jax.tree.map(lambda a: a.dtype, found) for found in (got, want)]
+        assert types[0] == types[1]
+
+
+def test_bytes_do_not_wrap():
+    """Two encoders by hand: the strongest of 15 pixels come first; a pixel is raised by each weaker neighbour, zeros outside too."""
+    x = np.arange(0, 240, 16).reshape(1, 3, 5).astype(np.uint8)
+    times = ranks.rank_order(jnp.asarray(x), 7)  # 14 that are not 0: two a step
+    np.testing.assert_array_equal(times.ravel(), [7, *np.repeat(range(7), 2)[::-1]])
+    image = jnp.asarray([[[0, 200], [100, 0]]], jnp.uint8)
+    raised = inhibition.lateral(image, (0.5,))
+    np.testing.assert_allclose(raised, [[[0, 200 * 5.0], [100 * 4.5, 0]]])
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "uint8", "bool"])
+@pytest.mark.parametrize(
+    ("weights", "error"), [("float32", 3e-7), ("float64", 1e-14), ("bfloat16", 4e-3)]
+)
+def test_traces_keep_the_type_of_the_weights(kind, weights, error):
+    """One pair of spikes seven steps apart: the closed window."""
+    with jax.enable_x64(True):
+        pre, post = (jnp.asarray(np.eye(30)[:, [t]], kind) for t in (3, 10))
+        start = jnp.full((1, 1), 0.5, weights)
+        w = traces.run(start, pre, post)
+        assert w.dtype == start.dtype
+        want = 0.5 + 0.01 * np.exp(-7 / 20)
+        np.testing.assert_allclose(float(w[0, 0]), want, rtol=error)
+        state = traces.homeostatic_init(start)
+        new, spikes = traces.homeostatic_run(state, pre)
+        for a, b in zip(state, new, strict=True):
+            assert a.dtype == b.dtype
+        assert spikes.dtype == state.membrane.dtype
+
+
+def test_stdp_is_the_same_with_64_bits():
+    """Indices of 32 and 64 bits meet in slices and loops; weights and decisions are those of the program without them."""
+    spec = layer.Conv(3, 3, threshold=2.0, num_winners=2, radius=1, pad=1)
+    above = layer.Decision(4, 3, classes=2, pool=2, pad=1)
+    rng = np.random.default_rng(0)
+    times = rng.integers(0, 6, (5, 2, 6, 6)).astype(np.uint8)
+    first = rng.uniform(0.2, 0.8, (3, 2, 3, 3)).astype(np.float32)
+    second = rng.uniform(0.2, 0.8, (4, 3, 3, 3)).astype(np.float32)
+
+    def run():
+        state = train.init(jnp.asarray(first))
+        order, params = jnp.arange(5), train.params(spec)
+        state, winners = train.run(spec, state, jnp.asarray(times), order, params, 5)
+        fired = layer.respond(spec, state.weights, jnp.asarray(times), 5, above=above)
+        start, labels = reward.init(jnp.asarray(second)), jnp.arange(5) % 2
+        params = reward.RewardParams()
+        return (state, winners), reward.run(
+            above, start, fired < 5, labels, order, params, window=3, block=2
+        )
+
+    want = run()
+    with jax.enable_x64(True):
+        got = run()
+    assert (np.asarray(want[0][1].index) >= 0).any()
+    assert (np.asarray(want[1][1].decision) >= 0).any()
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert [a.dtype for a in jax.tree.leaves(got)] == [
+        a.dtype for a in jax.tree.leaves(want)
+    ]

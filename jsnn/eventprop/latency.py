@@ -6,10 +6,11 @@ Times are in the unit of `dt`, milliseconds by convention. All functions take a 
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from jsnn import check
 from jsnn.eventprop.spikes import OccupiedSpikes, TimedSpikes
+from jsnn.precision import floating
 
 
 def _check_grid(num_steps: int, dt: float) -> tuple[int, float]:
@@ -17,16 +18,17 @@ def _check_grid(num_steps: int, dt: float) -> tuple[int, float]:
 
 
 def latency_times(
-    intensity: Float[Array, "B *N"], *, t_max: Any, silent_below: float = 1 / 255
+    intensity: Shaped[Array, "B *N"], *, t_max: Any, silent_below: float = 1 / 255
 ) -> Float[Array, "B *N"]:
     """Spike time `(1 - x) t_max`; infinite where the intensity is `silent_below` or less, as in Wunderlich & Pehle (2021)."""
     check.number("t_max", t_max, "(0, inf)")
     check.number("silent_below", silent_below)
+    intensity = floating(intensity)
     return jnp.where(intensity > silent_below, (1.0 - intensity) * t_max, jnp.inf)
 
 
 def latency_spikes(
-    intensity: Float[Array, "B *N"],
+    intensity: Shaped[Array, "B *N"],
     *,
     t_max: Any,
     num_steps: int,
@@ -35,6 +37,7 @@ def latency_spikes(
 ) -> TimedSpikes:
     """`latency_times` on a grid, `[T, B, *N]`. Rounded down, so that a time inside the grid never falls off its end."""
     num_steps, dt = _check_grid(num_steps, dt)
+    intensity = floating(intensity)
     times = latency_times(intensity, t_max=t_max, silent_below=silent_below)
     # Rounding of the product must not push a time on the grid to the step before.
     steps = jnp.floor(times / dt + 1e-4)
@@ -44,7 +47,7 @@ def latency_spikes(
 
 
 def binary_spikes(
-    intensity: Float[Array, "B *N"],
+    intensity: Shaped[Array, "B *N"],
     *,
     t_min: Any,
     t_max: Any,
@@ -61,6 +64,7 @@ def binary_spikes(
         remedy = f"The grid has {num_steps} steps of {dt}."
         check.number(name, value, f"[0, {num_steps * dt})", remedy=remedy)
     check.number("split_at", split_at)
+    intensity = floating(intensity)
     bright = (intensity >= split_at).astype(intensity.dtype)
     times = jnp.stack([jnp.asarray(t_min), jnp.asarray(t_max)])
     steps = jnp.round(times / dt).astype(jnp.int32)
@@ -75,10 +79,11 @@ def spread(spikes: OccupiedSpikes) -> TimedSpikes:
 
 
 def coordinate_times(
-    coordinates: Float[Array, "B N"], *, t_max: Any, bias_time: Any = 0.0
+    coordinates: Shaped[Array, "B N"], *, t_max: Any, bias_time: Any = 0.0
 ) -> Float[Array, "B M"]:
     """Points as spike times: coordinate c spikes at `c * t_max`, and one more input, the bias, at `bias_time`; M is N + 1."""
     check.number("t_max", t_max, "(0, inf)")
     check.number("bias_time", bias_time)
+    coordinates = floating(coordinates)
     bias = jnp.full_like(coordinates[:, :1], bias_time)
     return jnp.concatenate([coordinates * t_max, bias], axis=1)

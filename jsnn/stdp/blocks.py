@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jsnn.precision import like
 from jsnn.stdp import plasticity
 from jsnn.stdp.layer import Decision, Verdict, verdict_of
 from jsnn.stdp.plasticity import Bounds, Rates
@@ -105,7 +106,9 @@ def _learn(spec, taps, changed, image, found, rates, bounds, slot, learns) -> _B
     kernel, channels = spec.kernel, image.shape[0]
     edges = ((0, 0), (spec.pad, spec.pad), (spec.pad, spec.pad))
     seen = lax.dynamic_slice(
-        jnp.pad(image, edges), (0, row, column), (channels, kernel, kernel)
+        jnp.pad(image, edges),
+        (jnp.zeros_like(row), row, column),
+        (channels, kernel, kernel),
     )
     seen = seen.reshape(channels, kernel * kernel).T > 0
     same = changed.features == feature
@@ -115,7 +118,7 @@ def _learn(spec, taps, changed, image, found, rates, bounds, slot, learns) -> _B
     newer = lax.dynamic_index_in_dim(changed.rows, slot, 1, keepdims=False)
     w = jnp.where(again, newer, old)
     w = w + plasticity.change(w, seen, rates, bounds, stabilise=False)
-    w = jnp.where(learns, jnp.clip(w, bounds.low, bounds.high), newer)
+    w = jnp.where(learns, plasticity.clipped(like(taps, w), bounds), newer)
     feature = jnp.where(learns, feature, changed.features[slot])
     return _Block(
         lax.dynamic_update_index_in_dim(changed.rows, w, slot, 1),

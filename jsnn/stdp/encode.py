@@ -9,9 +9,10 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from jsnn import check
+from jsnn.precision import floating
 from jsnn.stdp import filters
 from jsnn.stdp.waves import check_num_steps, product
 
@@ -19,7 +20,7 @@ _CHUNK = 50  # images filtered at a time
 
 
 def normalise_locally(
-    responses: Float[Array, "*N H W"], radius: int = 8, *, eps: float = 1e-12
+    responses: Shaped[Array, "*N H W"], radius: int = 8, *, eps: float = 1e-12
 ) -> Float[Array, "*N H W"]:
     """Divides by the mean over a window of `2 * radius + 1` pixels a side; beyond the border lies zero, and it counts.
 
@@ -28,6 +29,7 @@ def normalise_locally(
     """
     radius = check.whole("radius", radius, 0)
     check.number("eps", eps, "(0, inf)")
+    responses = floating(responses)
     side = 2 * radius + 1
     rows, columns = (_band(n, radius, responses.dtype) for n in responses.shape[-2:])
     total = product(product(rows, responses), columns)
@@ -41,7 +43,7 @@ def _band(size: int, radius: int, dtype) -> Float[Array, "n n"]:
 
 
 def rank_order(
-    intensities: Float[Array, "C H W"], num_steps: int
+    intensities: Shaped[Array, "C H W"], num_steps: int
 ) -> UInt8[Array, "C H W"]:
     """First-spike times by rank: the n non-zero intensities, strongest first, in T groups of floor(n / T).
 
@@ -54,7 +56,7 @@ def rank_order(
       num_steps: T.
     """
     num_steps = check_num_steps(num_steps)
-    x = intensities.ravel()
+    x = floating(intensities).ravel()
     group = jnp.maximum((x != 0).sum(dtype=jnp.int32) // num_steps, 1)
     order = jnp.argsort(-x, stable=True)
     steps = jnp.arange(x.size, dtype=jnp.int32) // group

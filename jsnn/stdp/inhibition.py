@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
 from jsnn import check
+from jsnn.precision import floating
 from jsnn.stdp.waves import Crossing, first_argmax
 
 
@@ -47,7 +48,7 @@ def drop_features(
 
 
 def lateral(
-    intensities: Float[Array, "*N H W"], factors: Sequence[ArrayLike]
+    intensities: Shaped[Array, "*N H W"], factors: Sequence[ArrayLike]
 ) -> Float[Array, "*N H W"]:
     r"""Lateral intensity inhibition as the reference computes it: $y = x \, (1 + \sum f_d)$ over weaker neighbours.
 
@@ -67,6 +68,7 @@ def lateral(
         raise ValueError("`factors` must name at least one distance, got none.")
     for factor in factors:
         check.number("factors", factor)
+    intensities = floating(intensities)
     h, w = intensities.shape[-2:]
     edges = [(0, 0)] * (intensities.ndim - 2) + [(reach, reach)] * 2
     padded = jnp.pad(intensities, edges)

@@ -18,6 +18,7 @@ from jsnn import check
 from jsnn.stdp import waves
 from jsnn.stdp.race import race
 from jsnn.stdp.taps import by_tap, potentials
+from jsnn.stdp.waves import divided
 from jsnn.stdp.winners import Winners
 
 
@@ -251,11 +252,10 @@ def verdict_of(
     size: tuple[int, int],
 ) -> Verdict:
     """The verdict for the winning potential and its neuron's number, counted by feature, row and column of `size`."""
-    places = size[0] * size[1]
-    feature, place = lax.div(number, places), lax.rem(number, places)
-    index = jnp.stack([feature, lax.div(place, size[1]), lax.rem(place, size[1])])
+    feature, place = divided(number, size[0] * size[1])
+    index = jnp.stack([feature, *divided(place, size[1])])
     loud = best > 0
-    decision = lax.div(feature, spec.features // spec.classes)
+    decision, _ = divided(feature, spec.features // spec.classes)
     return Verdict(
         jnp.where(loud, decision, -1),
         jnp.where(loud, index, -1),

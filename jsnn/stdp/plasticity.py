@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jsnn import check
+from jsnn.precision import like
 from jsnn.stdp.winners import Winners
 
 
@@ -84,12 +85,14 @@ def learn(
     feature, row, column = winners.index.T
 
     def window(row, column):
-        return lax.dynamic_slice(times, (0, row, column), weights.shape[1:])
+        return lax.dynamic_slice(
+            times, (jnp.zeros_like(row), row, column), weights.shape[1:]
+        )
 
     seen = jax.vmap(window)(row, column) <= winners.times[:, None, None, None]
     w = weights[feature]
     new = w + change(w, seen, rates, bounds, stabilise=stabilise)
-    new = jnp.clip(new, bounds.low, bounds.high)
+    new = like(w, jnp.clip(new, bounds.low, bounds.high))
     # A missing winner, -1, is sent out of range and dropped.
     feature = jnp.where(feature >= 0, feature, weights.shape[0])
     weights = weights.at[feature].set(new, mode="drop", unique_indices=True)
@@ -99,7 +102,7 @@ def learn(
 def clipped(weights: Float[Array, "*K"], bounds: Bounds) -> Float[Array, "*K"]:
     """Weights within their bounds."""
     bounds = as_arrays(bounds)
-    return jnp.clip(weights, bounds.low, bounds.high)
+    return like(weights, jnp.clip(weights, bounds.low, bounds.high))
 
 
 def change(

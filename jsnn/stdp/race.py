@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from jsnn import check
-from jsnn.stdp.waves import check_num_steps, first_argmax, product
+from jsnn.stdp.waves import check_num_steps, divided, first_argmax, product
 from jsnn.stdp.winners import Winners, check_competition, near
 
 # The bound on potentials and the potentials are rounded differently; the margin is many times that of the longest sums.
@@ -157,8 +157,9 @@ def _ranks(able: Bool[Array, "H W"]) -> Int[Array, "HW"]:
     """How many are able up to each position, row by row: small products, where a cumulative sum would be a chain."""
     height, width = able.shape
     x = able.astype(jnp.float32)
-    within = product(x, jnp.triu(jnp.ones((width, width))))
-    above = product(jnp.tril(jnp.ones((height, height)), -1), within[:, -1:])
+    within = product(x, jnp.triu(jnp.ones((width, width), x.dtype)))
+    rows_above = jnp.tril(jnp.ones((height, height), x.dtype), -1)
+    above = product(rows_above, within[:, -1:])
     return (within + above).ravel().astype(jnp.int32)
 
 
@@ -177,10 +178,10 @@ def _evaluate(weights, words, able, theta, chunk) -> _Slice:
         wanted = number * chunk + jnp.arange(chunk, dtype=jnp.int32)
         # The place of the n-th that is able is the number of positions with fewer than n up to there.
         place = (ranks[:, None] <= wanted[None]).sum(0, dtype=jnp.int32)
-        row, column = lax.div(place, width), lax.rem(place, width)
+        row, column = divided(place, width)
         windows = jax.vmap(
             lambda r, c: lax.dynamic_slice(
-                words, (0, r, c), (words.shape[0], kernel, kernel)
+                words, (jnp.zeros_like(r), r, c), (words.shape[0], kernel, kernel)
             ),
             out_axes=-1,
         )(row, column)

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jsnn import check
+from jsnn.precision import like
 from jsnn.stdp import layer, plasticity
 from jsnn.stdp.blocks import in_bounds, run_blocks
 from jsnn.stdp.layer import Decision
@@ -76,12 +77,14 @@ def step(
     bounds = plasticity.as_arrays(params.bounds)
     image = layer.padded_activity(spec, active)
     feature, row, column = verdict.index
-    seen = lax.dynamic_slice(image, (0, row, column), state.weights.shape[1:])
+    seen = lax.dynamic_slice(
+        image, (jnp.zeros_like(row), row, column), state.weights.shape[1:]
+    )
     w = lax.dynamic_index_in_dim(state.weights, feature, keepdims=False)
     rates = rates_for(state, verdict.decision, label)
     new = w + plasticity.change(w, seen, rates, bounds, stabilise=False)
-    weights = lax.dynamic_update_index_in_dim(state.weights, new, feature, 0)
-    weights = jnp.clip(weights, bounds.low, bounds.high)
+    weights = lax.dynamic_update_index_in_dim(state.weights, like(w, new), feature, 0)
+    weights = plasticity.clipped(weights, bounds)
     weights = jnp.where(verdict.decision >= 0, weights, state.weights)
     return state._replace(weights=weights), verdict
 

@@ -7,12 +7,14 @@ only the last one does).
 
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from jsnn import check
+from jsnn.precision import floating, like, wide_type
 from jsnn.stdp.waves import product
 
 Pairing = Literal["all", "nearest"]
@@ -42,26 +44,27 @@ class TraceState(NamedTuple):
 
 
 def pair_window(
-    interval: Float[Array, "*N"], params: TraceParams = _TRACES
+    interval: Shaped[Array, "*N"], params: TraceParams = _TRACES
 ) -> Float[Array, "*N"]:
     r"""Change of a weight by one pair of spikes, $\Delta = t_{post} - t_{pre}$ in ms.
 
     $a_{ltp} e^{-\Delta/\tau_{pre}}$ for $\Delta > 0$, $-a_{ltd} e^{\Delta/\tau_{post}}$ for $\Delta < 0$, and 0 for
     $\Delta = 0$. Reference: Song, Miller, Abbott, Nature Neuroscience 3 (2000) 919.
     """
-    p = _floats(params)
+    interval = floating(interval)
+    p = _floats(params, interval)
     later = p.ltp * jnp.exp(-abs(interval) / p.tau_pre)
     earlier = -p.ltd * jnp.exp(-abs(interval) / p.tau_post)
     return jnp.where(interval > 0, later, jnp.where(interval < 0, earlier, 0.0))
 
 
-def _floats(params: Any) -> Any:
-    """Parameters as arrays; those that are known are checked: time constants positive, all finite, bounds in order."""
+def _floats(params: Any, like: Any) -> Any:
+    """Parameters in the type of `like`, and float32 at least; those that are known are checked: time constants positive, all finite, bounds in order."""
     for name, x in params._asdict().items():
         check.number(name, x, "(0, inf)" if name.startswith("tau_") else "(-inf, inf)")
     if isinstance(params, TraceParams):
         check.ordered("low", params.low, "high", params.high, equal=True)
-    return type(params)(*(jnp.asarray(x, jnp.float32) for x in params))
+    return type(params)(*(jnp.asarray(x, wide_type(like)) for x in params))
 
 
 def _check(dt: float, pairing: str) -> None:
@@ -69,9 +72,9 @@ def _check(dt: float, pairing: str) -> None:
     check.choice("pairing", pairing, get_args(Pairing))
 
 
-def init(num_inputs: int, num_outputs: int) -> TraceState:
+def init(num_inputs: int, num_outputs: int, dtype: Any = jnp.float32) -> TraceState:
     """No spike yet."""
-    return TraceState(jnp.zeros(num_inputs), jnp.zeros(num_outputs))
+    return TraceState(jnp.zeros(num_inputs, dtype), jnp.zeros(num_outputs, dtype))
 
 
 def _grown(trace, spikes, pairing):
@@ -81,8 +84,8 @@ def _grown(trace, spikes, pairing):
 def step(
     weights: Float[Array, "I O"],
     state: TraceState,
-    pre: Float[Array, "I"],
-    post: Float[Array, "O"],
+    pre: Shaped[Array, "I"],
+    post: Shaped[Array, "O"],
     params: TraceParams,
     *,
     dt: float = 1.0,
@@ -97,17 +100,19 @@ def step(
       ValueError: if `dt` is not positive, or `pairing` is unknown.
     """
     _check(dt, pairing)
-    p = _floats(params)
+    pre, post = floating((pre, post))
+    p = _floats(params, weights)
     x, y = state.pre * jnp.exp(-dt / p.tau_pre), state.post * jnp.exp(-dt / p.tau_post)
     change = p.ltp * jnp.outer(x, post) - p.ltd * jnp.outer(pre, y)
-    weights = jnp.clip(weights + change, p.low, p.high)
-    return weights, TraceState(_grown(x, pre, pairing), _grown(y, post, pairing))
+    learnt = jnp.clip(weights + change, p.low, p.high)
+    traces = TraceState(_grown(x, pre, pairing), _grown(y, post, pairing))
+    return jax.tree.map(like, (weights, state), (learnt, traces))
 
 
 def run(
     weights: Float[Array, "I O"],
-    pre: Float[Array, "T I"],
-    post: Float[Array, "T O"],
+    pre: Shaped[Array, "T I"],
+    post: Shaped[Array, "T O"],
     params: TraceParams = _TRACES,
     *,
     dt: float = 1.0,
@@ -124,7 +129,8 @@ def run(
         new = step(weights, state, s_pre, s_post, params, dt=dt, pairing=pairing)
         return new, None
 
-    start = weights, init(*weights.shape)
+    inputs, outputs = weights.shape
+    start = weights, init(inputs, outputs, wide_type(weights))
     return lax.scan(body, start, (pre, post))[0][0]
 
 
@@ -163,8 +169,8 @@ class HomeostaticState(NamedTuple):
 def homeostatic_init(weights: Float[Array, "I O"]) -> HomeostaticState:
     """State before the first sample."""
     inputs, outputs = weights.shape
-    zero = jnp.zeros(outputs)
-    return HomeostaticState(weights, zero, zero, jnp.zeros(inputs), zero)
+    zero = jnp.zeros(outputs, wide_type(weights))
+    return HomeostaticState(weights, zero, zero, jnp.zeros(inputs, zero.dtype), zero)
 
 
 def normalise(weights: Float[Array, "I O"], total: ArrayLike) -> Float[Array, "I O"]:
@@ -176,7 +182,7 @@ def normalise(weights: Float[Array, "I O"], total: ArrayLike) -> Float[Array, "I
 
 def homeostatic_step(
     state: HomeostaticState,
-    pre: Float[Array, "I"],
+    pre: Shaped[Array, "I"],
     params: HomeostaticParams = _HOMEOSTATIC,
     *,
     dt: float = 1.0,
@@ -193,7 +199,7 @@ def homeostatic_step(
       ValueError: if `dt` is not positive.
     """
     _check(dt, "all")
-    p = _floats(params)
+    pre, p = floating(pre), _floats(params, state.weights)
     trace = jnp.maximum(state.pre * jnp.exp(-dt / p.tau_pre), pre)
     others = state.spikes.sum() - state.spikes
     v = state.membrane * jnp.exp(-dt / p.tau_membrane) + product(pre, state.weights)
@@ -202,12 +208,13 @@ def homeostatic_step(
     theta = state.theta * jnp.exp(-dt / p.tau_theta) + p.theta_plus * spikes
     change = p.rate * (trace - p.target)[:, None] * (p.high - state.weights)
     weights = jnp.clip(state.weights + change * spikes[None], 0.0, p.high)
-    return HomeostaticState(weights, theta, v * (1 - spikes), trace, spikes)
+    new = HomeostaticState(weights, theta, v * (1 - spikes), trace, spikes)
+    return jax.tree.map(like, state, new)
 
 
 def homeostatic_run(
     state: HomeostaticState,
-    pre: Float[Array, "T I"],
+    pre: Shaped[Array, "T I"],
     params: HomeostaticParams = _HOMEOSTATIC,
     *,
     dt: float = 1.0,

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from jsnn import check
+from jsnn.precision import floating
 
 _MAX_STEPS = 255
 
@@ -193,6 +194,14 @@ def first_crossing(
     return Crossing(steps.astype(jnp.uint8), features, values)
 
 
+def divided(
+    number: Int[Array, "*N"], by: int
+) -> tuple[Int[Array, "*N"], Int[Array, "*N"]]:
+    """Quotient and remainder of numbers that are not negative, in their own type: a Python number would be 64 bits wide under `jax_enable_x64`."""
+    divisor = jnp.asarray(by, number.dtype)
+    return lax.div(number, divisor), lax.rem(number, divisor)
+
+
 def first_argmax(x: Float[Array, "F P"], best: Float[Array, "P"]) -> Int[Array, "P"]:
     """Row of the first maximum of each column, given the maxima: two passes that vectorise, where `argmax` does not."""
     rows = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
@@ -200,9 +209,10 @@ def first_argmax(x: Float[Array, "F P"], best: Float[Array, "P"]) -> Int[Array, 
 
 
 def dense_crossings(
-    potential: Float[Array, "T F H W"], threshold: ArrayLike
+    potential: Shaped[Array, "T F H W"], threshold: ArrayLike
 ) -> tuple[UInt8[Array, "F H W"], Float[Array, "F H W"]]:
     """First-spike times of given potentials, and the potential at that step (0 for a silent neuron)."""
+    potential = floating(potential)
     above = potential > jnp.asarray(threshold, potential.dtype)
     times = from_dense(lax.cummax(above.astype(jnp.uint8), axis=0))
     index = jnp.minimum(times, potential.shape[0] - 1).astype(jnp.int32)
