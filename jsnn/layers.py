@@ -518,7 +518,7 @@ def apply(
     return y, nnx.as_pure(nnx.split(module, nnx.Param, ...)[2])
 
 
-def network(build: Callable[[nnx.Rngs], Any]) -> Network:
+def network(build: Any) -> Network:
     """Layers as pure functions, to be trained: see `jsnn.classifier`.
 
     >>> net = network(lambda rngs: [Dense(4, 8, rngs=rngs), LIF(beta=0.9), Dense(8, 3, rngs=rngs), LI()])
@@ -527,8 +527,10 @@ def network(build: Callable[[nnx.Rngs], Any]) -> Network:
     (5, 2, 3)
 
     Args:
-      build: `rngs -> layers`: a layer, or a list of layers and functions, see `Sequence`.
+      build: `rngs -> layers`: a layer, or a list of layers and functions, see `Sequence`. Or a chain of `jsnn.eventprop`.
     """
+    if hasattr(build, "trainable"):
+        return build.trainable()
 
     def make(key: Array) -> Any:
         made = build(nnx.Rngs(key))

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from jsnn import check
+from jsnn import check, encoders
 from jsnn.eventprop.spikes import OccupiedSpikes, TimedSpikes
 from jsnn.precision import floating
 
@@ -69,6 +69,22 @@ def binary_spikes(
     times = jnp.stack([jnp.asarray(t_min), jnp.asarray(t_max)])
     steps = jnp.round(times / dt).astype(jnp.int32)
     return OccupiedSpikes(jnp.stack([bright, 1.0 - bright]), steps, num_steps)
+
+
+def encoder(*, t_max: float = 20.0, T: float = 25.0, dt: float = 1.0) -> Any:
+    """An encoder for `jsnn.classifier`: each feature spikes once, brighter earlier, up to `t_max` of `T` milliseconds; black stays silent.
+
+    Inputs `[B, ...]` are bytes or floats in [0, 1]; further axes are flattened.
+    """
+    num_steps = round(T / dt)
+    occupied = max(1, round(t_max / dt))
+
+    def encode(inputs: Array, key: Array | None = None) -> OccupiedSpikes:
+        x = encoders.unit_interval(inputs.reshape(len(inputs), -1))
+        spikes = latency_spikes(x, t_max=t_max, num_steps=occupied, dt=dt)
+        return OccupiedSpikes(spikes.values, jnp.arange(occupied), num_steps)
+
+    return encode
 
 
 def spread(spikes: OccupiedSpikes) -> TimedSpikes:

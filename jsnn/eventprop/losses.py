@@ -113,6 +113,13 @@ def relative_spike_time_mse(
     return 0.5 * jnp.where(pair, error * error, 0.0).sum(1)
 
 
+def ce_max_voltage(
+    v: Float[Array, "T B C"], labels: Int[Array, "B"]
+) -> Float[Array, "B"]:
+    """Cross entropy with the largest voltages as logits: a loss for `jsnn.classifier`."""
+    return cross_entropy(max_voltage(v), labels)
+
+
 def predicted_class(times: Float[Array, "B C"]) -> Int[Array, "B"]:
     """The neuron that spikes first; of equals the lowest. A sample without a spike is given to class 0."""
     return times.argmin(1)

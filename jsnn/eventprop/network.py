@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jsnn import check
+from jsnn import model as models
 from jsnn.conv import Padding
 from jsnn.eventprop import (
     delay,
@@ -68,6 +69,15 @@ class Network(NamedTuple):
     init: Callable[[Array], list[Any]]
     physics: list[Any]
     apply: Callable[[Any, Any, Any, Any], Output]
+
+    def trainable(self) -> models.Network:
+        """The same from rest and with its own physics, as `jsnn.classifier` takes it: `params` are the weights, nothing else is carried along."""
+
+        def apply(model, x, *, key=None, train=False) -> models.Output:
+            out = self.apply(model.params, self.physics, None, x)
+            return models.Output(out.value, model.rest, out.spikes)
+
+        return models.Network(lambda key: models.Model(self.init(key), ()), apply)
 
 
 def chain(*layers: Layer) -> Network:
@@ -168,8 +178,20 @@ def _normal(shape: tuple[int, ...], mean: float, std: float):
     return lambda key: mean + std * jax.random.normal(key, shape)
 
 
-def dense(num_inputs: int, num_outputs: int, *, mean: float, std: float) -> Layer:
-    """All to all. Weights are drawn from a normal distribution, whose mean must be positive enough for neurons to fire."""
+def dense(
+    num_inputs: int,
+    num_outputs: int,
+    *,
+    mean: float | None = None,
+    std: float | None = None,
+) -> Layer:
+    r"""All to all. Weights are drawn from a normal distribution, whose mean must be positive enough for neurons to fire: a silent one has no gradient.
+
+    By default its mean is $61 / I$ and its deviation $3 / \sqrt I$ for I inputs: the drive of Wunderlich and Pehle's network (2021), whatever its
+    size, and more spread than there, so that few inputs find different neurons.
+    """
+    mean = 61 / num_inputs if mean is None else mean
+    std = 3 / num_inputs**0.5 if std is None else std
     init = _normal((num_inputs, num_outputs), mean, std)
     return _stateless(lambda w, x: synapse.synapse(synapse.dense, w, x), init)
 
