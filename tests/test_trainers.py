@@ -9,16 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import test_continual_training as toy
 from stdp_tiny import CHAIN, JOINT, READ, WIDE
 
 import jsnn
-from jsnn import runs
+from jsnn import eventprop, runs
+from jsnn.continual import methods, report, samples
+from jsnn.continual import trainer as continual_trainer
+from jsnn.eventprop import latency, losses
 from jsnn.models import stdp_network, stdp_steps
 from jsnn.stdp import trainer as stdp_trainer
 from jsnn.train import loop, saved, supervised, transform
 from jsnn.train import trainer as trainers
 
 RNG = np.random.default_rng(0)
+KEY = jax.random.key(0)
+
+
+STREAM = toy.stream([[0, 1], [2, 3], [4]])
 
 
 class Case(NamedTuple):
@@ -66,9 +74,43 @@ def of_stdp(network: Any) -> Case:
     )
 
 
+def of_eventprop() -> Case:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(40, 6)).astype(np.float32)
+    y = (x[:, 0] > 0.5).astype(np.int32)
+    chain = eventprop.chain(
+        eventprop.network.dense(6, 8),
+        eventprop.network.lif(dt=1.0),
+        eventprop.network.dense(8, 2),
+        eventprop.network.leaky(dt=1.0),
+    )
+    task = jsnn.classifier(
+        jsnn.network(chain),
+        encode=latency.encoder(),
+        loss=losses.ce_max_voltage,
+        read_out=losses.max_voltage,
+    )
+    trainer = jsnn.supervised(task, optax.adam(1e-2), batch_size=8, epochs=2)
+    samples = supervised.Samples(jnp.asarray(x), jnp.asarray(y))
+    return Case(trainer, supervised.Data(samples, samples), x, loop.Schedule(3))
+
+
+def of_stream(method: str, **options: Any) -> Case:
+    learner = toy.make(methods.get(method))
+    tasks = STREAM
+    trainer = continual_trainer.trainer(learner, tasks, epochs_per_task=2, **options)
+    data = samples.put(tasks, toy.TRAIN, toy.TEST)
+    return Case(trainer, data, toy.TEST.images, loop.Schedule(3))
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "layers": of_layers,
     "layers, last batch smaller": lambda: of_layers(remainder="keep"),
+    "eventprop": of_eventprop,
+    "stream, replay": lambda: of_stream("er"),
+    "stream, exemplars": lambda: of_stream("icarl"),
+    "stream, all at once": lambda: of_stream("joint"),
+    "stream, a head that grows": lambda: of_stream("der++", capacity=2),
     "stdp": lambda: of_stdp(CHAIN),
     "stdp, layers side by side": lambda: of_stdp(WIDE),
     "stdp, two layers by reward": lambda: of_stdp(JOINT),
@@ -102,8 +144,22 @@ def steady(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in clocks} for row in rows]
 
 
+def grows(case: Case) -> bool:
+    """Whether arrays grow on the way."""
+    trainer = case.trainer
+    if trainer.resize is None:
+        return False
+    start = trainers.start(trainer, jax.random.key(0))
+    return trainer.resize(start, len(trainer.phases) - 1) is not start
+
+
 def test_one_pure_function_trains_as_the_host_loop_does(case, fitted):
-    whole = jax.jit(trainers.train_fn(case.trainer))(jax.random.key(3), case.data)
+    train = jax.jit(trainers.train_fn(case.trainer))
+    if grows(case):
+        with pytest.raises(ValueError, match="room for all classes"):
+            train(jax.random.key(3), case.data)
+        return
+    whole = train(jax.random.key(3), case.data)
     assert_equal(whole.state.own, fitted.state.own)
 
 
@@ -159,6 +215,10 @@ def test_one_compilation_a_program(case):
         return case.trainer.run(state, pool, num_steps, program)
 
     fit(case._replace(trainer=case.trainer._replace(run=run)), jax.random.key(0))
+    if grows(case):  # once a size of the head
+        sizes = len(trainers.grown(case.trainer, trainers.start(case.trainer, KEY)))
+        assert len(traced) == sizes
+        return
     assert sorted(traced) == sorted({p.program for p in case.trainer.phases})
 
 
@@ -166,6 +226,12 @@ def test_prediction_is_evaluation(case, fitted):
     if fitted.found is None:
         pytest.skip("this trainer has no evaluation")
     found = fitted.predict(case.inputs, batch_size=7)
+    if isinstance(fitted.found, report.Evaluations):
+        order = np.concatenate([task.test for task in STREAM.tasks])
+        decided = report.decided(STREAM, fitted.found.test)
+        np.testing.assert_array_equal(found.label[order], decided[1])
+        assert len(set(decided[1])) > 1
+        return
     np.testing.assert_array_equal(found.label, fitted.found.label)
     np.testing.assert_allclose(found.scores, fitted.found.scores, rtol=1e-5, atol=1e-6)
 
@@ -191,6 +257,10 @@ def test_many_seeds_are_one_after_another(case, fitted):
             jsnn.over_seeds(case.trainer)
         return
     many = case._replace(trainer=jsnn.over_seeds(case.trainer, at_once=1))
+    if grows(case):
+        with pytest.raises(ValueError, match="room for all classes"):
+            fit(many, transform.seed_keys(2, 2))
+        return
     found = fit(many, transform.seed_keys(2, 2))
     assert_equal(jax.tree.map(lambda x: x[1], found.state.own), fitted.state.own)
 

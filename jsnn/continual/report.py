@@ -56,9 +56,7 @@ def measures(
 ) -> dict[str, Any] | None:
     """Accuracies on the samples of task `number` after `task` has ended; None where they were not looked at. Seeds are averaged."""
     count = len(getattr(stream.tasks[number], split))
-    class_il, task_il, labels = (
-        np.asarray(x)[..., number, :count] for x in found[:3]
-    )
+    class_il, task_il, labels = (np.asarray(x)[..., number, :count] for x in found[:3])
     if number > task and (class_il < 0).all():
         return None
     _, place = stream.positions(max(task, number))

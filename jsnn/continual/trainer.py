@@ -15,18 +15,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jsnn import head, layers
 from jsnn.continual import report, samples
-from jsnn.continual.report import Evaluations, Found
 from jsnn.continual.method import Memory, Scope, Settings
+from jsnn.continual.report import Evaluations, Found
 from jsnn.continual.samples import Samples
 from jsnn.continual.spiking import BatchNormPolicy
 from jsnn.continual.stream import Stream
 from jsnn.continual.training import Learner, State
 from jsnn.train.trainer import Phase, Place, Prediction, Trainer, TrainState
+
 
 class Own(NamedTuple):
     """What training changes, and the key that a head which grows draws its columns from."""
@@ -178,8 +178,8 @@ def trainer(
         phases=tuple(phase(task) for task in range(skipped, count)),
         init=lambda key: own_of(key, size),
         pool=pool,
-        steps_per_epoch=lambda pool: -(
-            -pool.valid.sum(dtype=jnp.int32) // learner.batch_size
+        steps_per_epoch=lambda pool: (
+            -(-pool.valid.sum(dtype=jnp.int32) // learner.batch_size)
         ),
         run=run,
         evaluate=evaluate,
@@ -192,8 +192,6 @@ def trainer(
         prepare=lambda dataset: samples.put(stream, dataset.train, dataset.test),
         where=where,
         report=lambda found: report.rows(stream, found),
-        samples=lambda state: (
-            (int(state.step) - int(state.phase)) * learner.batch_size
-        ),
+        samples=lambda state: (int(state.step) - int(state.phase)) * learner.batch_size,
         mesh=learner.mesh,
     )

@@ -70,6 +70,9 @@ class Learner(NamedTuple):
       batch_size: B.
       method: the method.
       settings: the method's default weights.
+      start: as `init`, from the key of the initial weights alone.
+      scores: `(model, memory, scope, settings, images) -> [B, C]`: for predictions.
+      mesh: devices that each batch is cut over.
     """
 
     init: Callable[[Array, int, int], State]
@@ -81,6 +84,9 @@ class Learner(NamedTuple):
     batch_size: int
     method: Method
     settings: Settings
+    start: Callable[[Array, int, int], State]
+    scores: Callable[..., Array]
+    mesh: Mesh | None
 
     def steps_per_epoch(self, num_samples: int) -> int:
         """Batches to see every sample once; the last one is filled up with samples that do not count."""
@@ -171,9 +177,8 @@ def learner(
     def fresh(key, capacity):
         return layers.split(build(key, capacity))[1]
 
-    def init(key, capacity, num_samples):
-        key_init, key_run = jax.random.split(key)
-        model = fresh(key_init, capacity)
+    def start(key, capacity, num_samples):
+        model = fresh(key, capacity)
         memory = methods.init_memory(
             first, method, model, jnp.asarray(image), buffer_size=buffer_size
         )
@@ -181,9 +186,17 @@ def learner(
         valid = jnp.zeros(num_samples, bool)
         opt_state = parts.optimizer.init(model.params)
         state = State(
-            model, opt_state, memory, key_run, zero, zero, zero, zero, zero, valid
+            model, opt_state, memory, key, zero, zero, zero, zero, zero, valid
         )
         return training.strongly_typed(state)
+
+    def init(key, capacity, num_samples):
+        key_init, key_run = jax.random.split(key)
+        return start(key_init, capacity, num_samples)._replace(key=key_run)
+
+    def scores(model, memory, scope, settings, images):
+        args = later, method, memory, model, settings, scope
+        return methods.scores(*args, images)
 
     jax.eval_shape(lambda: init(key, 1, 1))  # refuses what will not do, at no cost
 
@@ -222,6 +235,9 @@ def learner(
         batch_size,
         method,
         methods.default_settings(method),
+        start,
+        scores,
+        mesh,
     )
 
 

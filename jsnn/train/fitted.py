@@ -89,7 +89,7 @@ def load(path: str | os.PathLike[str], trainer: Trainer | None = None) -> Fitted
         return rebuild.from_run(path, trainer)
     arrays, about = saved.read(path)
     trainer = trainer or rebuild.trainer_of(path, about)
-    model = saved.fill(path, arrays, saved.like(trainer))
+    model = saved.fill(path, arrays, saved.templates(trainer))
     return restored(trainer, model, about)
 
 

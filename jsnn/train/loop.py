@@ -177,13 +177,9 @@ class _Session:
     def _templates(self, key: jax.Array) -> tuple[TrainState, ...]:
         """The state to start from, and what a checkpoint of it may have grown to."""
         start = jax.jit(lambda key: trainers.start(self.trainer, key))(key)
-        found, resize = [start], self.trainer.resize
-        if resize is not None and self.run.resume:
-            for number in range(len(self.trainer.phases)):
-                grown = resize(found[-1], number)
-                if grown is not found[-1]:
-                    found.append(grown)
-        return tuple(found)
+        if self.trainer.resize is None or not self.run.resume:
+            return (start,)
+        return tuple(trainers.grown(self.trainer, start))
 
     def _phase(
         self, state: TrainState, data: Any, number: int, phase: Phase

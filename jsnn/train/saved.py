@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jsnn import checkpoint
+from jsnn.train.trainer import Trainer, TrainState, grown, start
 
 FORMAT = "jsnn-model-1"
 
@@ -80,24 +81,33 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     return arrays, about
 
 
-def fill(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], like: Any) -> Any:
-    """The tree `like` with the arrays of a file.
+def fill(
+    path: str | os.PathLike[str], arrays: dict[str, np.ndarray], like: list[Any]
+) -> Any:
+    """The first tree of `like` that fits, with the arrays of a file.
 
     Raises:
       ModelError: if an array is missing, there in excess, or of another shape or type.
     """
-    wanted = checkpoint.by_path(like)
-    if problem := checkpoint.difference(arrays, wanted):
-        raise ModelError(
-            f"The model {named(path)} does not fit: {problem}. Build the network it was saved from."
-        )
-    return checkpoint.from_paths(arrays, like)
-
-
-def like(trainer: Any) -> Any:
-    """Shapes and types of a trainer's model."""
-    from jsnn.train.trainer import start
-
-    return jax.eval_shape(
-        lambda key: trainer.model(start(trainer, key)), jax.random.key(0)
+    problem = None
+    for tree in like:
+        found = checkpoint.difference(arrays, checkpoint.by_path(tree))
+        if found is None:
+            return checkpoint.from_paths(arrays, tree)
+        problem = problem or found
+    raise ModelError(
+        f"The model {named(path)} does not fit: {problem}. Build the network it was saved from."
     )
+
+
+def templates(trainer: Trainer) -> list[Any]:
+    """Shapes and types of a trainer's model: at the start, and of what it may have grown to."""
+
+    def begin(key: jax.Array) -> TrainState:
+        return start(trainer, key)
+
+    key = jax.random.key(0)
+    states = [jax.eval_shape(begin, key)]
+    if trainer.resize is not None:
+        states = grown(trainer, jax.jit(begin)(key))
+    return [jax.eval_shape(trainer.model, state) for state in states]

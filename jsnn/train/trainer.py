@@ -145,6 +145,16 @@ def max_steps(trainer: Trainer, state: TrainState, pool: Any, program: Any) -> i
     return jax.tree.leaves(metrics)[0].shape[0]
 
 
+def grown(trainer: Trainer, state: TrainState) -> list[TrainState]:
+    """The state before the first step, and with it what its arrays grow to on the way."""
+    found = [state]
+    for number in range(len(trainer.phases)):
+        larger = trainer.resize(found[-1], number) if trainer.resize else state
+        if larger is not found[-1]:
+            found.append(larger)
+    return found
+
+
 class Trained(NamedTuple):
     """What `train_fn` returns.
 
@@ -171,6 +181,13 @@ def train_fn(trainer: Trainer) -> Callable[[Array, Any], Trained]:
 
     def train(key: Array, data: Any) -> Trained:
         state, metrics, found = start(trainer, key), [], []
+        if trainer.resize is not None:
+            last = len(trainer.phases) - 1
+            shapes = jax.eval_shape(lambda: trainer.resize(state, last))
+            if jax.tree.map(jnp.shape, shapes) != jax.tree.map(jnp.shape, state):
+                raise ValueError(
+                    "A compiled training needs a head that does not grow: give it room for all classes at the start (`--capacity`)."
+                )
         for group in _groups(trainer):
             if len(group) == 1 or trainer.advance is not None:
                 for phase in group:

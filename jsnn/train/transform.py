@@ -47,8 +47,9 @@ def over_seeds(trainer: Trainer, *, at_once: int | None = None) -> Trainer:
     def over(fn, *xs):
         if at_once == 1:  # no vmap at all: to the bit what one seed does
             return jax.lax.map(lambda x: fn(*x), xs)
-        size = at_once or len(jax.tree.leaves(xs)[0])
-        return jax.lax.map(lambda x: fn(*x), xs, batch_size=size)
+        if at_once is None or at_once >= len(jax.tree.leaves(xs)[0]):
+            return jax.vmap(fn)(*xs)
+        return jax.lax.map(lambda x: fn(*x), xs, batch_size=at_once)
 
     def each(state, fn, *rest):
         """`fn(state of one seed, *rest)` for all seeds."""
@@ -99,14 +100,22 @@ def over_seeds(trainer: Trainer, *, at_once: int | None = None) -> Trainer:
         predict=lambda models, inputs: over(
             lambda model: trainer.predict(model, inputs), models
         ),
-        resize=None if trainer.resize is None else _no_growth,
+        resize=trainer.resize and _unchanged(trainer.resize),
     )
 
 
-def _no_growth(state: TrainState, phase: int) -> TrainState:
-    raise ValueError(
-        "Several seeds at once need a head that does not grow: give it room for all classes at the start (`--capacity`)."
-    )
+def _unchanged(resize: Any) -> Any:
+    """Refuses growth, which would come in the middle of a program for all seeds."""
+
+    def checked(state: TrainState, phase: int) -> TrainState:
+        first = state._replace(own=_first(state.own), key=state.key[0])
+        if resize(first, phase) is not first:
+            raise ValueError(
+                "Several seeds at once need a head that does not grow: give it room for all classes at the start (`--capacity`)."
+            )
+        return state
+
+    return checked
 
 
 def _first(tree: Any) -> Any:
@@ -205,14 +214,8 @@ def keep_best(trainer: Trainer, *, patience: int | None = None) -> Trainer:
         advance=view(trainer.advance),
         parameters=view(trainer.parameters or trainer.model),
         samples=view(trainer.samples),
-        resize=None if trainer.resize is None else _no_best,
+        resize=None,
         keeps_best=True,
-    )
-
-
-def _no_best(state: TrainState, phase: int) -> TrainState:
-    raise ValueError(
-        "`keep_best` is not for a head that grows: give it room for all classes at the start (`--capacity`)."
     )
 
 
