@@ -184,7 +184,13 @@ class Config(cli.Devices):
             raise ValueError(
                 f"`--learning-rate` must be positive, got {self.learning_rate}."
             )
-        _settings(self.settings, default_settings(_method(self)))
+        method = _method(self)
+        least = 1 + sum(part.withheld > 0 for part in method.parts)
+        if self.buffer < least:
+            raise ValueError(
+                f"`--buffer` must be at least {least} for {self.method}, which keeps samples apart, got {self.buffer}."
+            )
+        _settings(self.settings, default_settings(method))
 
     def resolved(self) -> "Config":
         """The same with the recipe's defaults filled in."""

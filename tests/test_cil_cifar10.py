@@ -81,6 +81,7 @@ def test_every_method_makes_a_learner(augment):
     ("flags", "words"),
     [
         ({"buffer": 0}, "--buffer"),
+        ({"buffer": 1, "method": "bic"}, "--buffer"),
         ({"epochs_per_task": 0}, "--epochs-per-task"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"capacity": 0}, "--capacity"),

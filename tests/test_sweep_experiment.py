@@ -205,6 +205,23 @@ def test_members_of_a_class_incremental_sweep_are_their_single_runs(
     assert not row["failed"]
 
 
+def test_a_class_incremental_sweep_has_the_validation_accuracy_of_single_runs(
+    tmp_path, few_digits
+):
+    fixed = CIL | {"tasks": "2x2", "num_validation": 24}
+    rows = table(
+        tmp_path / "sweep",
+        "cil_cifar10",
+        set=("hidden=16", *(f"{k}={v}" for k, v in fixed.items())),
+        vary=("lr=0.0001,0.01",),
+    )
+    own = {"hidden": (16,), "learning_rate": 0.01, "progress": False}
+    alone = cil_cifar10.main(cil_cifar10.Config(tmp_path / "alone", **fixed, **own))
+    found = [row["validation_accuracy"] for row in rows]
+    assert found[1] == pytest.approx(alone["validation_accuracy"], abs=1e-6)
+    assert found[0] != found[1]
+
+
 @pytest.mark.parametrize("method", ["er", "bic", "gdumb", "latent-er", "ewc"])
 def test_every_weight_of_a_class_incremental_method_may_be_traced(few_digits, method):
     flags = CIL | {"method": method, "hidden": (16,), "latent_layer": 2}
