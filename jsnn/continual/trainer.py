@@ -84,7 +84,8 @@ def trainer(
 
     def own_of(key: Array, columns: int) -> Own:
         start = learner.start(key, columns, num_samples)
-        return Own(*(getattr(start, name) for name in Own._fields[:-1]), key)
+        kept = {name: getattr(start, name) for name in Own._fields[:-1]}
+        return Own(**kept, first=key)
 
     def opened(state: TrainState) -> State:
         """The state as the learner takes it."""
@@ -142,10 +143,10 @@ def trainer(
 
         shapes = jax.eval_shape(one, tasks[0])
         none = jax.tree.map(lambda x: jnp.full(x.shape, -1, x.dtype), shapes)
-        found = jax.lax.map(
+        class_il, task_il, labels = jax.lax.map(
             lambda i: jax.lax.cond(i <= last, one, lambda _: none, i), tasks
         )
-        return Found(*found, task)
+        return Found(class_il, task_il, labels, task)
 
     def evaluate(state: TrainState, data: Samples, later: bool):
         held = look(state, data, later, samples.validated) if has_validation else None
@@ -157,7 +158,8 @@ def trainer(
         return Predictor(own.model, own.memory, Scope(task, own.num_old, own.num_open))
 
     def predict(model: Predictor, images: Array) -> Prediction:
-        found = learner.scores(*model, settings, images)
+        own, memory, scope = model
+        found = learner.scores(model.model, model.memory, model.scope, settings, images)
         label = jnp.asarray(report.classes_of(stream))[found.argmax(1)]
         return Prediction(label, found)
 

@@ -190,9 +190,11 @@ def dense(
     By default its mean is $61 / I$ and its deviation $3 / \sqrt I$ for I inputs: the drive of Wunderlich and Pehle's network (2021), whatever its
     size, and more spread than there, so that few inputs find different neurons.
     """
-    mean = 61 / num_inputs if mean is None else mean
-    std = 3 / num_inputs**0.5 if std is None else std
-    init = _normal((num_inputs, num_outputs), mean, std)
+    init = _normal(
+        (num_inputs, num_outputs),
+        61 / num_inputs if mean is None else mean,
+        3 / num_inputs**0.5 if std is None else std,
+    )
     return _stateless(lambda w, x: synapse.synapse(synapse.dense, w, x), init)
 
 

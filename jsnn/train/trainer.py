@@ -181,9 +181,9 @@ def train_fn(trainer: Trainer) -> Callable[[Array, Any], Trained]:
 
     def train(key: Array, data: Any) -> Trained:
         state, metrics, found = start(trainer, key), [], []
-        if trainer.resize is not None:
+        if (resize := trainer.resize) is not None:
             last = len(trainer.phases) - 1
-            shapes = jax.eval_shape(lambda: trainer.resize(state, last))
+            shapes = jax.eval_shape(lambda: resize(state, last))
             if jax.tree.map(jnp.shape, shapes) != jax.tree.map(jnp.shape, state):
                 raise ValueError(
                     "A compiled training needs a head that does not grow: give it room for all classes at the start (`--capacity`)."
