@@ -158,7 +158,6 @@ def trainer(
         return Predictor(own.model, own.memory, Scope(task, own.num_old, own.num_open))
 
     def predict(model: Predictor, images: Array) -> Prediction:
-        own, memory, scope = model
         found = learner.scores(model.model, model.memory, model.scope, settings, images)
         label = jnp.asarray(report.classes_of(stream))[found.argmax(1)]
         return Prediction(label, found)
