@@ -21,8 +21,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from experiments import cil_sweep, cli
-from jsnn import augment, continual_figures, data, head, runs, sweep, training
+from experiments import cil_sweep, cli, flags, rules
+from jsnn import augment, check, continual_figures, data, head, runs, sweep, training
 from jsnn.continual import (
     driver,
     methods,
@@ -118,7 +118,7 @@ class Config(cli.Devices):
     network: Literal["cnn", "small", "mlp"] | None = None
     """cnn: three convolutions with batch norm; small: two with stride, without (default for grey images); mlp: two dense layers."""
     width: int | None = None
-    """Channels of the first convolution (reference 64)."""
+    """Channels of the first convolution (reference 64), or neurons of both layers of the mlp."""
     hidden: tuple[int, ...] = (400, 400)
     """Neurons of the mlp's layers."""
     timesteps: int | None = None
@@ -163,27 +163,9 @@ class Config(cli.Devices):
     """Show progress."""
 
     def __post_init__(self):
-        for name, least in (
-            ("batch_size", 1),
-            ("epochs_per_task", 1),
-            ("timesteps", 1),
-            ("width", 1),
-            ("buffer", 1),
-            ("capacity", 1),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(
-                    f"`--{name.replace('_', '-')}` must be at least {least}, got {value}."
-                )
-        if not 0 < self.augment_share <= 1:
-            raise ValueError(
-                f"`--augment-share` must lie above 0 and be at most 1, got {self.augment_share}."
-            )
-        if not self.learning_rate > 0:
-            raise ValueError(
-                f"`--learning-rate` must be positive, got {self.learning_rate}."
-            )
+        network = "cnn" if "cifar" in self.data else "small"
+        recipe = RECIPES.get(self.recipe, {})
+        flags.check_all(self, rules.CIL, {"network": network} | recipe)
         method = _method(self)
         least = 1 + sum(part.withheld > 0 for part in method.parts)
         if self.buffer < least:
@@ -200,6 +182,9 @@ class Config(cli.Devices):
         if self.method == "latent-er":
             recipe["latent_layer"] = FIRST_SPIKES[self.network or recipe["network"]]
         missing = {k: v for k, v in recipe.items() if getattr(self, k) is None}
+        wide = self.network == "mlp" and self.width not in (None, recipe["width"])
+        if wide and self.hidden == Config.hidden:
+            missing["hidden"] = (self.width, self.width)
         # A resolved config passes as it is: in a sweep its fields may be traced, and cannot be checked again.
         return dataclasses.replace(self, **missing) if missing else self
 
@@ -318,6 +303,9 @@ def _settings(texts: tuple[str, ...], defaults):
             raise ValueError(
                 f"`--settings {text}` must be TERM.WEIGHT=VALUE; this method has {known or 'none'}."
             )
+        check.number(
+            f"--settings {name}", number, rules.WEIGHTS.get(weight, "[0, inf)")
+        )
         found[term][weight] = number
     return found
 
@@ -360,6 +348,7 @@ def program(cfg: Config) -> sweep.Program:
     )
 
 
+@cli.in_flags
 def main(cfg: Config) -> dict[str, Any]:
     """Trains on all tasks, tests after each, and writes everything to `cfg.out`."""
     cfg = cfg.resolved()
@@ -380,6 +369,7 @@ def main(cfg: Config) -> dict[str, Any]:
         config=config,
         resume=cfg.resume,
         tensorboard=cfg.tensorboard,
+        before=rules.CIL.before(cfg),
     )
     result = driver.drive_stream(
         run,

@@ -1,15 +1,18 @@
 """The command line every script shares: flags from the config's fields, mistakes as one line instead of a traceback."""
 
 import dataclasses
+import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import tyro
 from jax.sharding import Mesh
 
+from experiments import flags
 from jsnn import mesh as meshes
 from jsnn.checkpoint import CheckpointError
 from jsnn.data import DataError
@@ -64,10 +67,27 @@ def decisive(config: Any, *, free: Sequence[str] = ()) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in left_out}
 
 
-def check(name: str, value: Any, holds: Callable[[Any], bool], words: str) -> None:
-    """Raises a `ValueError` that names the flag, what it must do and its value, unless it `holds` or is not given."""
-    if value is not None and not holds(value):
-        raise ValueError(f"`--{name.replace('_', '-')}` must {words}, got {value}.")
+def in_flags(main: Callable[[Config], dict[str, Any]]) -> Any:
+    """A script's `main` whose complaints name flags, where the library's name its arguments."""
+
+    @functools.wraps(main)
+    def named(cfg: Config) -> dict[str, Any]:
+        try:
+            return main(cfg)
+        except ValueError as error:
+            fields = {f.name for f in dataclasses.fields(cast(Any, cfg))}
+            text = re.sub(
+                r"`(\w+)`",
+                lambda found: (
+                    f"`{flags.name(found[1])}`" if found[1] in fields else found[0]
+                ),
+                str(error),
+            )
+            if type(error) is not ValueError or text == str(error):
+                raise
+            raise ValueError(text) from error
+
+    return named
 
 
 def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from experiments import cli
+from experiments import cli, flags, rules
 from jsnn import (
     activity,
     augment,
@@ -67,8 +67,10 @@ class Config(cli.Devices):
     """Folder for config, metrics, figures and checkpoints."""
     recipe: Literal["reference", "fast"] = "fast"
     """Network, loss and defaults of the flags whose default is None."""
-    data: str = "mnist"
-    """Data set: digits, mnist, fashion_mnist, kmnist, cifar10 or cifar100."""
+    data: Literal[
+        "digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100"
+    ] = "mnist"
+    """Data set."""
     data_dir: pathlib.Path | None = None
     """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
     seed: int = 0
@@ -115,28 +117,7 @@ class Config(cli.Devices):
     """Show a progress bar."""
 
     def __post_init__(self):
-        for name in ("epochs", "timesteps", "batch_size", "log_every", "block_size"):
-            cli.check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
-        for name in ("learning_rate", "threshold", "init_scale", "slope"):
-            cli.check(
-                name, getattr(self, name), lambda x: 0 < x < float("inf"), "be positive"
-            )
-        if self.surrogate is not None:
-            known = surrogate.NAMES
-            cli.check(
-                "surrogate",
-                self.surrogate,
-                known.__contains__,
-                f"be one of {', '.join(known)}",
-            )
-        if self.slope is not None and self.surrogate in surrogate.WITHOUT_SLOPE:
-            raise ValueError(
-                f"`--slope` must be left out: the surrogate {self.surrogate} has none."
-            )
-        if not 0 <= self.beta <= 1:
-            raise ValueError(
-                f"`--beta` is the fraction kept per time step and must lie in [0, 1], got {self.beta}."
-            )
+        flags.check_all(self, rules.CSNN, RECIPES.get(self.recipe, {}))
 
     def resolved(self) -> "Config":
         """The same with the recipe's defaults filled in."""
@@ -295,6 +276,7 @@ def _spending(graphdef, model, images, num_steps: int) -> dict[str, float]:
     }
 
 
+@cli.in_flags
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the whole test set, and writes everything to `cfg.out`."""
     cfg = cfg.resolved()
@@ -311,12 +293,16 @@ def main(cfg: Config) -> dict[str, Any]:
     shapes = dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
     trainer, graphdef = make_trainer(cfg, *shapes, mesh=mesh)
     jax.eval_shape(trainer.init, jax.random.key(0))  # a wrong shape fails here
+    schedule = driver.Schedule(
+        cfg.epochs, cfg.log_every, cfg.eval_every, cfg.checkpoint_seconds
+    )
     run = runs.Run(
         cfg.out,
         experiment="csnn_mnist",
         config=config,
         resume=cfg.resume,
         tensorboard=cfg.tensorboard,
+        before=rules.CSNN.before(cfg),
     )
     result = driver.drive(
         run,
@@ -324,9 +310,7 @@ def main(cfg: Config) -> dict[str, Any]:
         jax.random.key(cfg.seed),
         dataset.train,
         dataset.validation or dataset.test,
-        driver.Schedule(
-            cfg.epochs, cfg.log_every, cfg.eval_every, cfg.checkpoint_seconds
-        ),
+        schedule,
         batch_size=cfg.batch_size,
         mesh=mesh,
         split="validation" if dataset.validation else "test",

@@ -22,10 +22,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments import cli
+from experiments import cli, flags, rules
 from experiments import eventprop_networks as networks
 from experiments.eventprop_seeds import keys, over_seeds
-from jsnn import data, driver, figures, metrics, runs, sweep, training
+from jsnn import check, data, driver, figures, metrics, runs, sweep, training
 from jsnn import mesh as meshes
 from jsnn.eventprop import figures as eventprop_figures
 
@@ -88,8 +88,8 @@ class Config(cli.Devices):
     """Folder for config, metrics, figures and checkpoints."""
     recipe: Literal["reference", "deep", "conv", "recurrent"] = "deep"
     """Network, code, loss and defaults of the flags whose default is None."""
-    data: str = "mnist"
-    """Data set: digits, mnist, fashion_mnist or kmnist."""
+    data: Literal["digits", "mnist", "fashion_mnist", "kmnist"] = "mnist"
+    """Data set."""
     data_dir: pathlib.Path | None = None
     """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
     seed: int = 0
@@ -150,41 +150,10 @@ class Config(cli.Devices):
     """Show a progress bar."""
 
     def __post_init__(self):
-        for name in (
-            "epochs",
-            "batch_size",
-            "seeds",
-            "seeds_at_once",
-            "lr_decay_epochs",
-        ):
-            cli.check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
-        for name in (
-            "lr",
-            "lr_decay",
-            "T",
-            "dt",
-            "tau_m",
-            "tau_s",
-            "xi",
-            "beta",
-            "min_slope",
-        ):
-            cli.check(name, getattr(self, name), lambda x: x > 0, "be positive")
-        for name in ("alpha", "kick", "shift"):
-            cli.check(name, getattr(self, name), lambda x: x >= 0, "not be negative")
-        cli.check("dropout", self.dropout, lambda x: 0 <= x < 1, "lie in [0, 1)")
-        if self.recipe == "reference" and (
-            self.hidden or self.dropout or self.read_out or self.min_slope
-        ):
-            raise ValueError(
-                "`--hidden`, `--dropout`, `--read-out` and `--min-slope` are not for `--recipe reference`, which has one layer, all inputs and spikes for output."
-            )
-        if self.recipe != "reference":
-            cli.check("hidden", self.hidden, lambda x: x >= 1, "be at least 1")
-            if self.kick:
-                raise ValueError(
-                    f"`--kick` is for `--recipe reference`, whose output neurons must spike; got {self.kick} for {self.recipe}."
-                )
+        flags.check_all(self, rules.EVENTPROP_MNIST, RECIPES.get(self.recipe, {}))
+        flags.check_seeds(self)
+        if self.recipe != "reference" and self.hidden is not None:
+            check.whole("--hidden", self.hidden, 1)
 
     def resolved(self) -> "Config":
         """The same with the recipe's defaults filled in, and times checked against each other."""
@@ -283,6 +252,7 @@ def program(cfg: Config) -> sweep.Program:
     )
 
 
+@cli.in_flags
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the whole test set, and writes everything to `cfg.out`."""
     cfg = cfg.resolved()
@@ -309,6 +279,7 @@ def main(cfg: Config) -> dict[str, Any]:
         config=config,
         resume=cfg.resume,
         tensorboard=cfg.tensorboard,
+        before=rules.EVENTPROP_MNIST.before(cfg),
     )
     result = driver.drive(
         run,

@@ -1,6 +1,7 @@
 """One training problem from many seeds at once, in one compiled program."""
 
 import jax
+import numpy as np
 from jaxtyping import Array
 
 from jsnn.training import Trainer, TrainState
@@ -8,7 +9,8 @@ from jsnn.training import Trainer, TrainState
 
 def keys(seed: int, num_seeds: int) -> Array:
     """Keys of the seeds `seed`, `seed + 1`, ...; each is the key of a run of its own with that seed."""
-    return jax.vmap(jax.random.key)(seed + jax.numpy.arange(num_seeds))
+    seeds = np.uint32(seed) + np.arange(num_seeds, dtype=np.uint32)
+    return jax.vmap(jax.random.key)(seeds)
 
 
 def over_seeds(trainer: Trainer, *, at_once: int | None = None) -> Trainer:

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments import cli
+from experiments import cli, flags, rules
 from experiments import eventprop_points as points
 from experiments.eventprop_seeds import keys, over_seeds
 from jsnn import driver, figures, metrics, runs, sweep, training
@@ -97,23 +97,9 @@ class Config(cli.Devices):
     """Show a progress bar."""
 
     def __post_init__(self):
-        whole = (
-            "hidden",
-            "seeds",
-            "seeds_at_once",
-            "epochs",
-            "batch_size",
-            "max_spikes",
-            "max_events",
-        )
-        for name in (*whole, "num_train"):
-            cli.check(name, getattr(self, name), lambda x: x >= 1, "be at least 1")
-        times = ("T", "dt", "tau_m", "tau_s", "t_max", "tau_softmax", "tau_early")
-        factors = ("lr", "lr_decay", "min_slope", "output_scale")
-        for name in (*times, "max_delay", *factors):
-            cli.check(name, getattr(self, name), lambda x: x > 0, "be positive")
-        for name in ("alpha", "lift"):
-            cli.check(name, getattr(self, name), lambda x: x >= 0, "not be negative")
+        most_events = self.hidden * self.max_spikes
+        flags.check_all(self, rules.EVENTPROP_YINYANG, {"max_events": most_events})
+        flags.check_seeds(self)
         if self.t_max >= self.T:
             raise ValueError(
                 f"`--t-max` must be less than `--T`, or inputs come after the end; got {self.t_max} and {self.T}."
@@ -122,8 +108,8 @@ class Config(cli.Devices):
             raise ValueError(
                 f"`--T` must hold at least 2 steps of `--dt`, got {self.T} and {self.dt}."
             )
-        if self.max_events > self.hidden * self.max_spikes:
-            object.__setattr__(self, "max_events", self.hidden * self.max_spikes)
+        if self.max_events > most_events:
+            object.__setattr__(self, "max_events", most_events)
 
 
 def load(name: str, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -167,6 +153,7 @@ def program(cfg: Config) -> sweep.Program:
     )
 
 
+@cli.in_flags
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the test set, and writes everything to `cfg.out`."""
     mesh = cfg.devices(cfg.batch_size)
@@ -183,6 +170,7 @@ def main(cfg: Config) -> dict[str, Any]:
         config=config,
         resume=cfg.resume,
         tensorboard=cfg.tensorboard,
+        before=rules.EVENTPROP_YINYANG.before(cfg),
     )
     try:
         result = driver.drive(

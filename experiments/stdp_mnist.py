@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, stdp_pictures, stdp_rules
+from experiments import cli, flags, rules, stdp_pictures, stdp_rules
 from jsnn import augment, data, metrics, runs, sweep
 from jsnn.models import (
     stdp,
@@ -72,25 +72,15 @@ class Config(stdp_rules.Rules):
     """Show a progress bar."""
 
     def __post_init__(self):
-        super().__post_init__()
         if self.model not in stdp.NETWORKS:
             raise ValueError(
                 f"`--model` must be one of {', '.join(stdp.NETWORKS)}, got {self.model!r}."
             )
-        if not 0 < self.ratio <= 1:
-            raise ValueError(f"`--ratio` must lie in (0, 1], got {self.ratio}.")
-        if self.flips and not self.augment:
-            raise ValueError("`--flips` belongs to --augment: pass both or neither.")
-        for name, least in (
-            ("window", 1),
-            ("doubling", 1),
-            ("num_validation", 0),
-            ("patience", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                flag = name.replace("_", "-")
-                raise ValueError(f"`--{flag}` must be at least {least}, got {value}.")
+        flags.check_all(self, rules.STDP)
+        if missing := [str(path) for path in self.reuse if not path.is_dir()]:
+            raise ValueError(
+                f"`--reuse {missing[0]}` is no folder. Name the `--out` of a run that has trained layers."
+            )
         self.check_rules(self.network(), self.model)
 
     def network(self) -> stdp.Network:
@@ -269,6 +259,7 @@ def program(cfg: Config) -> sweep.Program:
     )
 
 
+@cli.in_flags
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the whole test set, and writes everything to `cfg.out`."""
     network = cfg.network()
@@ -283,6 +274,7 @@ def main(cfg: Config) -> dict[str, Any]:
         config=config,
         resume=cfg.resume,
         tensorboard=cfg.tensorboard,
+        before=rules.STDP.before(cfg),
     )
     clock = stdp_training.Clock(run.rows())
     prepared = prepare(cfg, network, dataset)

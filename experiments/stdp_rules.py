@@ -3,18 +3,9 @@
 import dataclasses
 from typing import Any
 
-from experiments import cli
+from experiments import flags
 from jsnn import sweep
 from jsnn.models import stdp
-
-_SIGNS = {
-    "ltp": (lambda x: 0 < x <= 0.15, "lie in (0, 0.15]"),
-    "ltd": (lambda x: x <= 0, "not be positive"),
-    "reward_ltp": (lambda x: x >= 0, "not be negative"),
-    "reward_ltd": (lambda x: x <= 0, "not be positive"),
-    "punish_ltp": (lambda x: x <= 0, "not be positive"),
-    "punish_ltd": (lambda x: x >= 0, "not be negative"),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,22 +33,17 @@ class Rules:
     punish_ltd: float | None = None
     """The same of other synapses; 0.0005 if omitted."""
 
-    def __post_init__(self):
-        for name, (holds, words) in _SIGNS.items():
-            cli.check(name, getattr(self, name), holds, words)
-        for name in THRESHOLDS:
-            cli.check(name, getattr(self, name), lambda x: x > 0, "be positive")
-
     def check_rules(self, network: stdp.Network, model: str) -> None:
         """Raises a `ValueError` for a flag of a layer that the network does not have."""
         have = len(network.blocks)
-        for name in THRESHOLDS[have:]:
-            words = f"be left out: {model} has {have} layers with a threshold"
-            cli.check(name, getattr(self, name), lambda x: False, words)
+        refused = dict.fromkeys(THRESHOLDS[have:], f"{have} layers with a threshold")
         if not network.decision:
-            for name in ("reward_ltp", "reward_ltd", "punish_ltp", "punish_ltd"):
-                words = f"be left out: {model} has no layer that learns by reward"
-                cli.check(name, getattr(self, name), lambda x: False, words)
+            refused |= dict.fromkeys(REWARDED, "no layer that learns by reward")
+        for name, has in refused.items():
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(
+                    f"`{flags.name(name)}` must be left out: {model} has {has}, got {value}."
+                )
 
     def ruled(self, network: stdp.Network) -> stdp.Network:
         """The network with the numbers given, which may be traced."""
@@ -76,6 +62,7 @@ class Rules:
 
 SWEPT = tuple(field.name for field in dataclasses.fields(Rules))
 THRESHOLDS = tuple(name for name in SWEPT if name.startswith("threshold"))
+REWARDED = tuple(name for name in SWEPT if name.startswith(("reward", "punish")))
 
 
 def _with_threshold(block: stdp.Block, threshold: Any) -> stdp.Block:

@@ -22,7 +22,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import jax
 import numpy as np
 
-from experiments import cli
+from experiments import cli, rules
+from experiments import flags as flag_checks
 from jsnn import figures, search, sweep, sweep_figures
 from jsnn.runs import Run
 
@@ -64,12 +65,7 @@ class Config:
     """Show a progress bar."""
 
     def __post_init__(self):
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"`--chunk` must be at least 1, got {self.chunk}.")
-        if self.at_once is not None and self.at_once < 1:
-            raise ValueError(f"`--at-once` must be at least 1, got {self.at_once}.")
-        if self.samples < 0:
-            raise ValueError(f"`--samples` must not be negative, got {self.samples}.")
+        flag_checks.check_all(self, rules.SWEEP)
 
 
 def _settings(texts: Sequence[str], several: set[str]) -> dict[str, Any]:

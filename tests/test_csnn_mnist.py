@@ -82,8 +82,8 @@ def test_numbers_out_of_range_fail_before_anything_else(tmp_path, flags, words):
         ({"beta": -0.1}, ["beta", "[0, 1]", "-0.1"]),
         ({"surrogate": "arctangent"}, ["surrogate", "arctan", "arctangent"]),
         ({"data": "minst"}, ["minst", "mnist", "digits"]),
-        ({"num_validation": 5000}, ["num_validation", "5000"]),
-        ({"batch_size": 5000}, ["batch_size", "1437", "5000"]),
+        ({"num_validation": 5000}, ["--num-validation", "5000"]),
+        ({"batch_size": 5000}, ["--batch-size", "1437", "5000"]),
     ],
 )
 def test_unknown_or_impossible_choices_fail_before_a_run_is_made(

@@ -220,7 +220,7 @@ def test_seeds_in_one_program_are_those_of_single_runs():
         ({"tau_m": -1.0}, ["--tau-m", "positive", "-1.0"]),
         ({"shift": -1}, ["--shift", "not be negative", "-1"]),
         ({"dropout": 1.0}, ["--dropout", "[0, 1)", "1.0"]),
-        ({"kick": 0.1}, ["--kick", "reference", "0.1", "deep"]),
+        ({"kick": 0.1}, ["--kick 0.1", "would do nothing", "reference"]),
         ({"recipe": "reference", "hidden": 10}, ["--hidden", "reference"]),
         ({"recipe": "reference", "read_out": "mean"}, ["--read-out", "reference"]),
     ],
@@ -237,7 +237,7 @@ def test_flags_out_of_range_fail_before_anything_else(tmp_path, flags, words):
         ({"t_max": 30.0}, ["--t-max", "30.0", "24.0"]),
         ({"T": 1.0}, ["--T", "2 steps", "1.0"]),
         ({"recipe": "conv"}, ["--recipe conv", "9 by 9", "8 by 8"]),
-        ({"batch_size": 5000}, ["batch_size", "1437", "5000"]),
+        ({"batch_size": 5000}, ["--batch-size", "1437", "5000"]),
         ({"shift": 8}, ["--shift", "8 pixels", "got 8"]),
     ],
 )

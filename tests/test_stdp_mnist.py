@@ -185,8 +185,8 @@ def test_a_run_killed_in_any_layer_ends_as_one_that_was_not(tmp_path, start):
         ({"ratio": float("nan")}, ["--ratio", "nan"]),
         ({"window": 0}, ["--window", "at least 1"]),
         ({"doubling": 0}, ["--doubling", "at least 1"]),
-        ({"num_validation": -1}, ["--num-validation", "at least 0"]),
-        ({"patience": -1}, ["--patience", "at least 0"]),
+        ({"num_validation": -1}, ["--num-validation", "not be negative", "-1"]),
+        ({"patience": -1}, ["--patience", "not be negative", "-1"]),
         ({"flips": True}, ["--flips", "--augment"]),
     ],
 )
@@ -197,7 +197,7 @@ def test_mistakes_are_explained_before_anything_is_made(tmp_path, flags, words):
 
 
 def test_impossible_validation_set_fails_before_a_run_is_made(tmp_path):
-    with pytest.raises(ValueError, match=r"num_validation.*1436"):
+    with pytest.raises(ValueError, match=r"--num-validation.*1436"):
         stdp_mnist.main(
             Config(out=tmp_path / "run", data="digits", num_validation=5000)
         )

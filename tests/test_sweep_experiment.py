@@ -298,7 +298,7 @@ STDP = {"experiment": "stdp_mnist", "set": ("data=digits",), "vary": ("ltp=0.01"
     [
         ({"vary": ("speed=1,2",)}, "names 'speed', which is no flag.*Its flags are"),
         ({"vary": ("lr=log:0:1:3",)}, "a logarithmic range must be positive"),
-        ({"vary": ("lr=-1,1",)}, "`--lr` must be positive, got -1"),
+        ({"vary": ("lr=-1,1",)}, "`--lr` must be positive and finite, got -1"),
         ({"vary": ("seed=1,2",)}, "names 'seed', which is no flag"),
         ({"vary": ("epochs=1,2",)}, "'epochs' is both"),
         ({"seeds": 0}, "`--seeds` must be at least 1"),

@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 from typing import Literal, get_args
 
+from experiments import flags, rules
+
 Rule = Literal["surrogate", "eventprop", "stdp", "continual"]
 
 
@@ -23,10 +25,7 @@ class Config:
     """Show progress bars."""
 
     def __post_init__(self):
-        if not 0 < self.effort <= 1:
-            raise ValueError(
-                f"`--effort` must lie in (0, 1], got {self.effort}: it is a share of the full training."
-            )
+        flags.check_all(self, rules.DEMO)
         if not self.rules:
             raise ValueError("`--rules` is empty: name at least one, or leave it out.")
 

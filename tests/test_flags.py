@@ -1,0 +1,268 @@
+"""Flags of every script: numbers in range, whole where whole is meant, none that does nothing, none forgotten for runs that are older."""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import typing
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import (
+    cil_cifar10,
+    cli,
+    csnn_mnist,
+    eventprop_mnist,
+    eventprop_seeds,
+    eventprop_yinyang,
+    flags,
+    rules,
+    stdp_mnist,
+)
+from experiments.demo.settings import Config as Demo
+from experiments.sweep import Config as Sweep
+
+OUT = pathlib.Path("unused")
+SCRIPTS = {
+    "csnn_mnist": (csnn_mnist, rules.CSNN),
+    "eventprop_mnist": (eventprop_mnist, rules.EVENTPROP_MNIST),
+    "eventprop_yinyang": (eventprop_yinyang, rules.EVENTPROP_YINYANG),
+    "cil_cifar10": (cil_cifar10, rules.CIL),
+    "stdp_mnist": (stdp_mnist, rules.STDP),
+}
+# Flags that decide a result in the first version of each script that could be resumed. Runs older than any other know nothing of it.
+FIRST = {
+    "csnn_mnist": "recipe data seed epochs timesteps batch_size learning_rate beta surrogate augment eval_every log_every num_validation remat "
+    "block_size",
+    "eventprop_mnist": "recipe data seed seeds epochs batch_size lr lr_decay lr_decay_epochs T dt tau_m tau_s t_min t_max xi alpha beta kick "
+    "hidden dropout num_validation",
+    "eventprop_yinyang": "solver hidden delays max_delay seed seeds seeds_at_once epochs batch_size lr lr_decay T dt tau_m tau_s t_max "
+    "tau_softmax alpha tau_early max_spikes max_events validation num_train",
+    "cil_cifar10": "recipe method data tasks class_order scenario repeated buffer exemplars latent_layer settings network width hidden timesteps "
+    "read_out batch_norm statistics epochs_per_task batch_size learning_rate keep_optimizer augment capacity evaluate_unseen seed log_every",
+    "stdp_mnist": "model epochs data seed ratio augment flips window num_validation",
+}
+
+
+def everyone():
+    yield from ((module.Config, {"out": OUT}) for module, _ in SCRIPTS.values())
+    yield Demo, {}
+    yield Sweep, {"out": OUT, "experiment": "csnn_mnist", "vary": ("lr=1",)}
+
+
+NUMBERS = [
+    pytest.param(config, own, field, kind, id=f"{config.__module__}-{field}")
+    for config, own in everyone()
+    for field, kind in flags.numbers(config).items()
+]
+
+
+@pytest.mark.parametrize(("config", "own", "field", "kind"), NUMBERS)
+def test_every_number_must_be_one_and_finite(config, own, field, kind):
+    wrong = [float("nan"), float("inf"), -float("inf"), np.float32("nan")]
+    if kind is int:
+        wrong += [1.5, -3] + [2**32] * ("seed" in field and "seeds" not in field)
+    several = tuple in map(typing.get_origin, flags.kinds(hint(config, field)))
+    for value in wrong:
+        with pytest.raises(ValueError, match=f"`{flags.name(field)}`"):
+            config(**own, **{field: (value,) if several else value})
+
+
+def hint(config, field):
+    return typing.get_type_hints(config)[field]
+
+
+def options(config, field) -> list:
+    found = hint(config, field)
+    return [
+        choice
+        for kind in flags.kinds(found)
+        if typing.get_origin(kind) is typing.Literal
+        for choice in typing.get_args(kind)
+    ]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_defaults_never_offend(script):
+    """Nor do a recipe's, once filled in and repeated."""
+    module, _ = SCRIPTS[script]
+    axes = [
+        (name, options(module.Config, name))
+        for name in ("recipe", "method", "network", "solver", "data")
+        if name in module.Config.__dataclass_fields__ and options(module.Config, name)
+    ]
+    if script == "stdp_mnist":
+        axes.append(("model", list(stdp_mnist.stdp.NETWORKS)))
+    names = [name for name, _ in axes]
+    for values in itertools.product(*(values for _, values in axes)):
+        cfg = module.Config(OUT, **dict(zip(names, values, strict=True)))
+        if hasattr(cfg, "resolved"):
+            cfg = cfg.resolved()
+        assert dataclasses.replace(cfg, resume=True) == dataclasses.replace(
+            cfg, resume=True
+        )
+
+
+USELESS = {
+    "csnn_mnist": [
+        ({"block_size": 5, "timesteps": 4}, "--block-size 5", "--timesteps"),
+        ({"num_processes": 2}, "--num-processes 2", "--coordinator"),
+        ({"data": "digits", "data_dir": OUT}, "--data-dir unused", "--data"),
+    ],
+    "eventprop_mnist": [
+        ({"xi": 0.1}, "--xi 0.1", "--recipe reference"),
+        ({"alpha": 0.5, "recipe": "conv"}, "--alpha 0.5", "--recipe reference"),
+        ({"beta": 1.0, "recipe": "recurrent"}, "--beta 1.0", "--recipe reference"),
+        ({"kick": 0.2}, "--kick 0.2", "--recipe reference"),
+        ({"recipe": "reference", "dropout": 0.1}, "--dropout 0.1", "another --recipe"),
+        ({"recipe": "reference", "min_slope": 0.1}, "--min-slope 0.1", "another --rec"),
+        (
+            {"recipe": "reference", "alpha": 0.0, "beta": 1.0},
+            "--beta 1.0",
+            "--alpha above 0",
+        ),
+        ({"seeds_at_once": 4}, "--seeds-at-once 4", "--seeds above 1"),
+        ({"lr_decay": 1.0, "lr_decay_epochs": 3}, "--lr-decay-epochs 3", "--lr-decay"),
+    ],
+    "eventprop_yinyang": [
+        ({"max_delay": 20.0}, "--max-delay 20.0", "--delays"),
+        ({"max_spikes": 2}, "--max-spikes 2", "--solver events"),
+        ({"max_events": 9, "delays": True}, "--max-events 9", "--solver events"),
+        ({"solver": "events", "dt": 0.5}, "--dt 0.5", "--solver grid"),
+        ({"alpha": 0.0, "tau_early": 2.0}, "--tau-early 2.0", "--alpha above 0"),
+        ({"seeds_at_once": 4}, "--seeds-at-once 4", "--seeds above 1"),
+    ],
+    "cil_cifar10": [
+        ({"buffer": 77}, "--buffer 77", "memory"),
+        ({"method": "ewc", "buffer": 77}, "--buffer 77", "memory"),
+        ({"method": "icarl", "exemplars": "balanced"}, "--exemplars balanced", "er"),
+        ({"method": "er", "latent_layer": 2}, "--latent-layer 2", "latent-er"),
+        ({"hidden": (9, 5)}, "--hidden 9 5", "--network mlp"),
+        ({"network": "mlp", "width": 6, "hidden": (9,)}, "--width 6", "cnn or small"),
+        ({"network": "small", "statistics": "step"}, "--statistics step", "batch norm"),
+        ({"data": "mnist", "batch_norm": "freeze"}, "--batch-norm freeze", "batch nor"),
+        ({"augment_share": 0.5}, "--augment-share 0.5", "--augment"),
+        ({"repeated": "split"}, "--repeated split", "0,1|1,2"),
+    ],
+    "stdp_mnist": [
+        ({"flips": True}, "--flips", "--augment"),
+        ({"num_validation": 0, "patience": 3}, "--patience 3", "--num-validation"),
+        ({"model": "kheradpisheh2018", "patience": 3}, "--patience 3", "reward"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "flag", "remedy"),
+    [(script, *case) for script, cases in USELESS.items() for case in cases],
+)
+def test_flags_that_would_do_nothing_are_refused(script, given, flag, remedy):
+    with pytest.raises(ValueError, match=f"`{flag}` would do nothing") as error:
+        SCRIPTS[script][0].Config(OUT, **given)
+    assert remedy in str(error.value).partition("it needs")[2]
+
+
+@pytest.mark.parametrize(
+    ("script", "given"),
+    [
+        ("csnn_mnist", {"block_size": 4, "timesteps": 4, "remat": True}),
+        ("eventprop_mnist", {"recipe": "reference", "kick": 0.2, "xi": 0.1}),
+        ("eventprop_mnist", {"seeds": 2, "seeds_at_once": 2}),
+        ("eventprop_yinyang", {"delays": True, "max_delay": 20.0}),
+        ("eventprop_yinyang", {"solver": "events", "max_spikes": 2, "hidden": 8}),
+        ("cil_cifar10", {"method": "der++", "buffer": 77, "exemplars": "balanced"}),
+        ("cil_cifar10", {"network": "mlp", "hidden": (9,)}),
+        ("cil_cifar10", {"tasks": "0,1|1,2", "repeated": "split"}),
+        ("cil_cifar10", {"batch_norm": "freeze", "augment": True}),
+        ("stdp_mnist", {"augment": True, "flips": True, "patience": 0}),
+    ],
+)
+def test_flags_that_matter_pass(script, given):
+    cfg = SCRIPTS[script][0].Config(OUT, **given)
+    assert {k: getattr(cfg, k) for k in given} == given
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_flag_is_forgotten_for_runs_that_are_older(script):
+    """Every flag that decides is of the first version or says what a run did before it came, and that value suits the script."""
+    module, of = SCRIPTS[script]
+    cfg = module.Config(OUT)
+    cfg = cfg.resolved() if hasattr(cfg, "resolved") else cfg
+    decides = set(cli.decisive(cfg, free=getattr(module, "_FREE", ())))
+    first, before = set(FIRST[script].split()), of.before(cfg)
+    assert first <= decides
+    assert not first & before.keys()
+    assert decides - first <= before.keys(), "say in experiments/rules.py"
+
+
+def stop(*args, **options):
+    raise KeyboardInterrupt
+
+
+def test_a_run_from_before_a_flag_is_resumed(tmp_path, monkeypatch):
+    """From one that the script wrote, with the flags taken out that came since."""
+    tiny = {"hidden": 8, "num_train": 64, "epochs": 1, "progress": False}
+    cfg = eventprop_yinyang.Config(tmp_path, **tiny)
+
+    def open_run(cfg):
+        return eventprop_yinyang.main(dataclasses.replace(cfg, resume=True))
+
+    monkeypatch.setattr(eventprop_yinyang.driver, "drive", stop)
+    with pytest.raises(KeyboardInterrupt):
+        open_run(cfg)
+    record = json.loads((tmp_path / "config.json").read_text())
+    for name in rules.EVENTPROP_YINYANG.before(cfg):
+        del record["config"][name]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(KeyboardInterrupt):
+        open_run(cfg)
+    with pytest.raises(RuntimeError, match=r"output_scale was 1.0, now 2.0"):
+        open_run(dataclasses.replace(cfg, output_scale=2.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"batch_size": 99_999}, "`--batch-size` must lie between 1 and the 1437"),
+        ({"num_validation": 5000}, "`--num-validation` must lie in 0..1436"),
+        ({"surrogate": "none"}, "`--surrogate` must be one of"),
+    ],
+)
+def test_mistakes_name_the_flag_and_leave_no_folder(tmp_path, given, words):
+    with pytest.raises(ValueError, match=words):
+        csnn_mnist.main(csnn_mnist.Config(tmp_path / "run", data="digits", **given))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "method"),
+    [
+        ("match.alpha=-1", "der"),
+        ("replay.beta=nan", "der++"),
+        ("match.alpha=inf", "der"),
+        ("distil.temperature=0", "lwf"),
+        ("consolidate.decay=1.5", "ewc"),
+        ("predict.shrinkage=2", "slda"),
+    ],
+)
+def test_weights_of_methods_are_numbers_that_make_sense(setting, method):
+    with pytest.raises(ValueError, match=f"`--settings {setting.partition('=')[0]}`"):
+        cil_cifar10.Config(OUT, method=method, settings=(setting,))
+
+
+def test_seeds_up_to_the_last():
+    last = 2**32 - 1
+    keys = jax.random.key_data(eventprop_seeds.keys(last - 2, 3))
+    expected = [jax.random.key_data(jax.random.key(last - 2 + k)) for k in range(3)]
+    np.testing.assert_array_equal(keys, expected)
+    eventprop_yinyang.Config(OUT, seed=last - 2, seeds=3)
+    for module in (eventprop_yinyang, eventprop_mnist):
+        with pytest.raises(ValueError, match=r"`--seeds 4` go beyond the largest seed"):
+            module.Config(OUT, seed=last - 2, seeds=4)
+
+
+def test_reuse_of_what_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"`--reuse .*nothing` is no folder"):
+        stdp_mnist.Config(OUT, reuse=(tmp_path / "nothing",))
