@@ -225,8 +225,8 @@ def test_a_run_from_before_a_flag_is_resumed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"batch_size": 99_999}, "`--batch-size` must lie between 1 and the 1437"),
-        ({"num_validation": 5000}, "`--num-validation` must lie in 0..1436"),
+        ({"batch_size": 99_999}, "`--batch-size` must lie between 1 and 1437"),
+        ({"num_validation": 5000}, "`--num-validation` must lie between 0 and 1436"),
         ({"surrogate": "none"}, "`--surrogate` must be one of"),
     ],
 )
