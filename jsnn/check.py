@@ -9,6 +9,8 @@ Errors say what was given and what to write instead: `ValueError` for a wrong va
 
 import functools
 import math
+import os
+import pathlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+Path = str | os.PathLike[str]
 
 _WORDS = {
     "(0, inf)": "be positive and finite",
@@ -189,7 +193,22 @@ def key(value: Any) -> None:
         or (dtype == jnp.uint32 and value.shape[-1:] == (2,))
     ):
         return
-    raise TypeError(f"`key` must be a key such as `jax.random.key(0)`, got {value!r}.")
+    got = " ".join(repr(value).split())
+    raise TypeError(f"`key` must be a key such as `jax.random.key(0)`, got {got}.")
+
+
+def path(name: str, value: Any) -> pathlib.Path:
+    """A path, given as one or as text.
+
+    Raises:
+      ValueError: if the text is empty.
+      TypeError: if it is neither.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"`{name}` must be a path, got {value!r}.")
+    if not os.fspath(value):
+        raise ValueError(f"`{name}` must be a path, got an empty text.")
+    return pathlib.Path(value)
 
 
 def time_axis(name: str, values: Any) -> None:

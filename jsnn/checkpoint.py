@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsnn import mesh
+from jsnn import check, mesh
 
 _PREFIX = "step_"
 _UNFINISHED = ".part"  # Orbax appends an ending of its own to it
@@ -43,14 +43,15 @@ def _path(folder: pathlib.Path, step: int) -> pathlib.Path:
     return folder.absolute() / f"{_PREFIX}{step:08d}"
 
 
-def steps(folder: pathlib.Path) -> list[int]:
+def steps(folder: check.Path) -> list[int]:
     """Steps of which a whole checkpoint exists, oldest first."""
+    folder = check.path("folder", folder)
     found = folder.iterdir() if folder.is_dir() else ()
     names = [p.name for p in found if re.fullmatch(f"{_PREFIX}[0-9]{{8,}}", p.name)]
     return sorted(int(name.removeprefix(_PREFIX)) for name in names)
 
 
-def save(folder: pathlib.Path, step: int, state: Any, *, keep: int = 2) -> None:
+def save(folder: check.Path, step: int, state: Any, *, keep: int = 2) -> None:
     """Writes `state`, a pytree of JAX arrays, as the checkpoint of `step`, and keeps the newest `keep` including this one.
 
     Checkpoints of later steps are deleted first: they were passed over when the run went back to an earlier one. So is
@@ -61,6 +62,8 @@ def save(folder: pathlib.Path, step: int, state: Any, *, keep: int = 2) -> None:
     """
     from orbax.checkpoint import v1 as ocp
 
+    folder = check.path("folder", folder)
+    step, keep = check.whole("step", step, 0), check.whole("keep", keep, 1)
     path = _path(folder, step)
     part = path.with_name(path.name + _UNFINISHED)
     try:
@@ -90,15 +93,20 @@ def save(folder: pathlib.Path, step: int, state: Any, *, keep: int = 2) -> None:
     mesh.wait("checkpoint ends")
 
 
-def restore(folder: pathlib.Path, like: Any) -> Any | None:
-    """The newest checkpoint that can be read, as a tree of arrays like `like`; None if there is none at all.
+def restore(folder: check.Path, like: Any) -> Any | None:
+    """The newest checkpoint that can be read, as a tree of arrays like `like`; None if the folder holds none.
 
     A damaged checkpoint is passed over with a warning in favour of the one before it.
 
     Raises:
-      CheckpointError: if checkpoints exist but all are damaged, or if one belongs to another model: an array is missing, is
+      CheckpointError: if there is no such folder, if checkpoints exist but all are damaged, or if one belongs to another model: an array is missing, is
         there in excess, or has another shape or type.
     """
+    folder = check.path("folder", folder)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"There is no folder {folder} with checkpoints; check its name. A run keeps them in its folder's `checkpoints`."
+        )
     failures: dict[str, Exception] = {}
     for step in reversed(steps(folder)):
         path = _path(folder, step)

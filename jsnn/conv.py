@@ -278,9 +278,15 @@ def conv2d(
     Raises:
       ValueError: if channels differ, `stride` or `padding` is out of range, or the kernel is larger than the padded image.
     """
+    if x.ndim != 4:
+        raise ValueError(
+            f"`x` must be [N, H, W, C], got shape {x.shape}: give grey images a channel by `x[..., None]`."
+        )
     if weight.shape[2] != x.shape[3]:
+        first = " Channels come last: `jnp.moveaxis(x, -3, -1)` puts them there."
         raise ValueError(
             f"`x` has {x.shape[3]} channels, `weight` takes {weight.shape[2]} (shapes {x.shape}, {weight.shape})."
+            + first * (weight.shape[2] == x.shape[1])
         )
     stride = check.whole("stride", stride, 1)
     padding = check_padding(padding)

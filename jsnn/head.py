@@ -11,7 +11,6 @@ that had the room from the start, and old columns keep theirs to the bit.
 Axes: T time, B batch, I inputs of the head, C columns (capacity).
 """
 
-import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
@@ -120,7 +119,7 @@ def grow(state: Tree, fresh: Tree) -> Tree:
 
 
 def restore(
-    folder: pathlib.Path, make: Callable[[int], Tree], capacities: Iterable[int]
+    folder: check.Path, make: Callable[[int], Tree], capacities: Iterable[int]
 ) -> tuple[Tree, int] | None:
     """The newest checkpoint of a state whose head may have had any of several capacities.
 

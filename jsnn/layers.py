@@ -16,6 +16,7 @@ Weights and biases start as in PyTorch unless stated: uniform in $\pm 1/\sqrt{\t
 the variance). `init="kaiming"` draws weights from a normal with variance $2/\text{fan-in}$ and sets biases to zero.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jsnn import check, conv, neurons, norm
+from jsnn import advice, check, conv, neurons, norm
 from jsnn.model import Model, Network, Output
 from jsnn.precision import floating, like, wide_type
 from jsnn.unroll import (
@@ -48,6 +49,14 @@ class Layer(nnx.Module):
 
     stateless = True
 
+    # Whether inputs are maps `[H, W, C]`.
+    takes_maps = False
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls):
+            cls.__call__ = advice.with_state(cls.__call__)
+
     def init_state(
         self,
         shape: tuple[int, ...],
@@ -63,10 +72,14 @@ class Layer(nnx.Module):
         """Output of one step for a stateless layer."""
         raise NotImplementedError(f"{type(self).__name__} defines no `forward`.")
 
+    @advice.with_state
     def __call__(
         self, state: Any, x: Signal, *, train: bool = False
     ) -> tuple[Any, Signal]:
         """Runs the layer over the K steps of a block."""
+        advice.signal(x)
+        if self.takes_maps:
+            advice.maps(type(self).__name__, x)
         return state, per_step(self.forward, x)
 
     def remember(self, state: Any) -> None:
@@ -76,7 +89,8 @@ class Layer(nnx.Module):
 def check_rngs(rngs: Any) -> None:
     """Refuses what is no `nnx.Rngs`."""
     if not isinstance(rngs, nnx.Rngs):
-        raise TypeError(f"`rngs` must be `nnx.Rngs(seed)`, got {rngs!r}.")
+        got = " ".join(repr(rngs).split())
+        raise TypeError(f"`rngs` must be `nnx.Rngs(seed)`, got {got}.")
 
 
 def _uniform(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
@@ -125,7 +139,8 @@ class Dense(Layer):
         weight = self.weight[...]
         if x.shape[1] != weight.shape[0]:
             raise ValueError(
-                f"`num_inputs` of this Dense layer is {weight.shape[0]}, its input has {x.shape[1]} features."
+                f"`num_inputs` of this Dense layer is {weight.shape[0]}, its input has {x.shape[1]} features. "
+                "Inputs are [T, B, ...]: an image shown for T steps is `Constant(images, T)`, and batch-first data are turned by `x.swapaxes(0, 1)`."
             )
         y = conv.linear(x, weight)
         return y if self.bias is None else y + like(y, self.bias[...]).reshape(1, -1)
@@ -133,6 +148,8 @@ class Dense(Layer):
 
 class Conv(Layer):
     """Two-dimensional convolution, `[B, H, W, I] -> [B, H', W', O]`: see `conv.conv2d`."""
+
+    takes_maps = True
 
     def __init__(
         self,
@@ -167,6 +184,8 @@ class Conv(Layer):
 class MaxPool(Layer):
     """Maximum over windows that do not overlap: see `conv.max_pool`."""
 
+    takes_maps = True
+
     def __init__(self, size: int = 2):
         self.size = check.whole("size", size, 1)
 
@@ -177,6 +196,8 @@ class MaxPool(Layer):
 
 class AvgPool(Layer):
     """Mean over windows that do not overlap: see `conv.avg_pool`."""
+
+    takes_maps = True
 
     def __init__(self, size: int = 2):
         self.size = check.whole("size", size, 1)
@@ -346,6 +367,7 @@ class Neurons(Layer):
         recurrent: int | None = None,
         rngs: nnx.Rngs | None = None,
     ):
+        advice.neuron(neuron)
         if recurrent is not None:
             remedy = "Write the layer's number of neurons."
             recurrent = check.whole("recurrent", recurrent, 1, remedy=remedy)
@@ -398,7 +420,13 @@ class Neurons(Layer):
 
     def __call__(self, state, x, *, train=False):
         """Scans the neuron over the block."""
-        return neuron_block(*self.model())(state, x)
+        neuron, params = self.model()
+        advice.signal(x)
+        at_rest = functools.partial(
+            neuron.init, x.shape[1:] if not isinstance(x, Constant) else x.value.shape
+        )
+        advice.state(self, state, jax.eval_shape(at_rest), x)
+        return neuron_block(neuron, params)(state, x)
 
 
 class Sequence(Layer):
@@ -423,6 +451,7 @@ class Sequence(Layer):
         remat: bool = False,
         truncate: bool = False,
     ):
+        advice.layers(layers, Layer)
         self.layers = nnx.List(layers)
         self.block_size, self.remat, self.truncate = block_size, remat, truncate
 
@@ -438,6 +467,7 @@ class Sequence(Layer):
         """States of all layers; shapes are followed through the network."""
         keys = [None] * len(self.layers)
         if key is not None:
+            check.key(key)
             keys = list(jax.random.split(key, len(self.layers)))
         states, x = [], jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         for layer, k in zip(self.layers, keys, strict=True):
@@ -456,6 +486,11 @@ class Sequence(Layer):
 
     def __call__(self, state, x, *, train=False):
         """Runs all layers over all steps."""
+        advice.signal(x)
+        if not isinstance(state, list | tuple) or len(state) != len(self.layers):
+            raise TypeError(
+                f"`state` must hold one state for each of {len(self.layers)} layers: write `net(state, x)` with `state = net.init_state(x.shape[1:])` at first."
+            )
         start = 0
         if isinstance(x, Constant):
             while start < len(self.layers) and self.layers[start].stateless:
@@ -492,6 +527,10 @@ def split(model: Layer) -> tuple[Any, Model]:
 
 def merge(graphdef: Any, model: Model) -> Any:
     """The module that `split` took apart."""
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"`model` must be the second thing that `split` returns, got {type(model).__name__}: write `graphdef, model = split(net)`."
+        )
     return nnx.merge(graphdef, model.params, model.rest)
 
 
@@ -507,6 +546,7 @@ def apply(
 
     Membranes are as precise as `x`, and float32 at least.
     """
+    advice.signal(x)
     module = merge(graphdef, model)
     shape = x.value.shape if isinstance(x, Constant) else x.shape[1:]
     dtype = wide_type(*jax.tree.leaves(x))

@@ -81,6 +81,11 @@ def _as(like: Array, params: Any) -> Any:
 
     def one(p: ArrayLike) -> Array:
         p = jnp.asarray(p, like.dtype)
+        ends = zip(p.shape[::-1], like.shape[::-1], strict=False)
+        if p.ndim > like.ndim or any(n not in (1, m) for n, m in ends):
+            raise ValueError(
+                f"A parameter of the neurons has shape {p.shape}, their layer {like.shape[1:]}: give one number, or one a neuron."
+            )
         return p.reshape((1,) * (like.ndim - p.ndim) + p.shape) if p.ndim else p
 
     return jax.tree.map(one, params)
@@ -410,6 +415,11 @@ def recurrent(neuron: Neuron, weight: Float[Array, "N N"]) -> Neuron:
     ):
         """What the inner neuron's own functions take."""
         weight = jnp.asarray(params.weight, state.spikes.dtype)
+        size = current.shape[-1]
+        if weight.shape != (size, size):
+            raise ValueError(
+                f"Recurrent weights are {list(weight.shape)}, but the layer has {size} neurons: write `recurrent={size}`."
+            )
         return params.neuron, state.neuron, current + state.spikes @ weight
 
     @precision.keeping

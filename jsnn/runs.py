@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jsnn import checkpoint, lock, mesh
+from jsnn import check, checkpoint, lock, mesh
 
 PACKAGES = ("jsnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -119,7 +119,7 @@ class Run:
 
     def __init__(
         self,
-        out: pathlib.Path,
+        out: check.Path,
         *,
         experiment: str,
         config: Any,
@@ -127,6 +127,7 @@ class Run:
         tensorboard: bool = False,
         before: Mapping[str, Any] | None = None,
     ):
+        out = check.path("out", out)
         self._before, self._lock = _plain(dict(before or {})), None
         self.out, self.experiment, self.config = out, experiment, _plain(config)
         self.resume, self.checkpoints = resume, out / "checkpoints"
@@ -302,7 +303,7 @@ class Run:
         Args:
           templates: states as the checkpoint may hold them, which differ in the shapes of their arrays: a head may have grown.
         """
-        if not self.resume:
+        if not (self.resume and self.checkpoints.is_dir()):
             return templates[0]
         for template in reversed(templates):
             try:

@@ -28,7 +28,8 @@ class Constant:
     num_steps: int = dataclasses.field(metadata={"static": True})
 
     def __post_init__(self):
-        steps = check.whole("num_steps", self.num_steps, 1)
+        remedy = "Write `Constant(images, T)`, T a number of time steps."
+        steps = check.whole("num_steps", self.num_steps, 1, remedy=remedy)
         object.__setattr__(self, "num_steps", steps)
 
 

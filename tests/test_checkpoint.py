@@ -117,7 +117,8 @@ def test_a_restored_state_differs_from_its_template_in_values_alone(tmp_path):
 
 
 def test_nothing_to_restore(tmp_path):
-    assert checkpoint.restore(tmp_path / "missing", state()) is None
+    with pytest.raises(checkpoint.CheckpointError, match=r"no folder .*missing"):
+        checkpoint.restore(tmp_path / "missing", state())
     (tmp_path / "step_12").mkdir()  # not a name this module gives
     (tmp_path / "notes").write_text("hello")
     assert checkpoint.steps(tmp_path) == []

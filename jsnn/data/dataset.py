@@ -139,10 +139,13 @@ def _check_images(argument: str, images: np.ndarray) -> Images:
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4:
-        raise ValueError(
-            f"`{argument}` images have shape {images.shape}: reshape them to [N, H, W, C], or to "
-            "[N, H, W] if they are grey."
-        )
+        remedy = "reshape them to [N, H, W, C], or to [N, H, W] if they are grey."
+        if images.ndim == 5:
+            remedy = (
+                "a data set holds images [N, H, W, C], no sequences. Give a batch of sequences to a network itself, time first: "
+                "`apply(graphdef, model, frames.swapaxes(0, 1))` for frames [N, T, H, W, C]."
+            )
+        raise ValueError(f"`{argument}` images have shape {images.shape}: {remedy}")
     if 0 in images.shape[1:]:
         raise ValueError(
             f"`{argument}` images have shape {images.shape}: height, width and channels must be "

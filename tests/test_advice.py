@@ -1,0 +1,204 @@
+"""What newcomers write is answered by one sentence that says what to write instead; what can be meant is taken."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from flax import nnx
+
+from jsnn import augment, checkpoint, conv, encode, layers, losses, neurons, runs
+from jsnn.data.dataset import from_arrays
+from jsnn.models.csnn import csnn
+from jsnn.unroll import Constant
+
+B, H, T = 2, 8, 3
+RNGS = nnx.Rngs(0)
+GREY = jnp.full((B, H, H), 0.5)
+IMAGES = GREY[..., None]
+KEY = jax.random.key(0)
+
+
+def spiking(**options):
+    return layers.Neurons(neurons.lif(**options))
+
+
+def maps():
+    return layers.Sequence(layers.Conv(1, 2, rngs=RNGS), spiking())
+
+
+def dense():
+    return layers.Sequence(layers.Dense(H * H, 3, rngs=RNGS), spiking())
+
+
+def run(net, x):
+    return layers.apply(*layers.split(net), x)
+
+
+def recurrent(size, **options):
+    return layers.Neurons(neurons.lif(), recurrent=size, rngs=RNGS, **options)
+
+
+X = jnp.ones((T, B, 3))
+MISTAKES = {
+    "images without time": (lambda: run(maps(), IMAGES), r"`Constant\(images, T\)`"),
+    "grey images": (lambda: run(maps(), Constant(GREY, T)), r"`images\[..., None\]`"),
+    "grey images without time": (
+        lambda: run(maps(), GREY),
+        r"`images\[..., None\]`.*`Constant\(images, T\)`",
+    ),
+    "images for dense layers": (
+        lambda: run(dense(), IMAGES),
+        r"`Constant\(images, T\)`",
+    ),
+    "pooling grey frames": (
+        lambda: run(layers.Sequence(layers.MaxPool()), jnp.ones((T, B, H, H))),
+        r"`images\[..., None\]`",
+    ),
+    "channels first": (
+        lambda: run(maps(), Constant(IMAGES.transpose(0, 3, 1, 2), T)),
+        "Channels come last",
+    ),
+    "batch first": (lambda: run(dense(), jnp.ones((B, T, H))), "swapaxes"),
+    "one image": (lambda: run(dense(), jnp.ones(H * H)), r"Constant\(images, T\)"),
+    "a list": (lambda: run(dense(), [[1.0, 2.0]]), "jnp.asarray"),
+    "T of 5.0": (lambda: Constant(IMAGES, 5.0), r"whole number, got 5.0"),  # pyright: ignore[reportArgumentType]
+    "T of 0": (lambda: Constant(IMAGES, 0), "at least 1, got 0"),
+    "T first": (lambda: Constant(5, IMAGES), r"`Constant\(images, T\)`"),  # pyright: ignore[reportArgumentType]
+    "no steps": (lambda: run(dense(), jnp.ones((0, B, H * H))), "one time step"),
+    "a neuron for a layer": (
+        lambda: layers.Sequence(neurons.lif()),  # pyright: ignore[reportArgumentType]
+        r"`layers\[0\]`.*`Neurons\(neuron\)`",
+    ),
+    "a neuron's factory for a layer": (
+        lambda: layers.Sequence(neurons.lif),  # pyright: ignore[reportArgumentType]
+        r"`Neurons\(neurons.lif\(\)\)`",
+    ),
+    "a list of layers": (
+        lambda: layers.Sequence([spiking()]),  # pyright: ignore[reportArgumentType]
+        r"`Sequence\(\*layers\)`",
+    ),
+    "a class for a layer": (
+        lambda: layers.Sequence(layers.MaxPool),  # pyright: ignore[reportArgumentType]
+        r"`MaxPool\(...\)`",
+    ),
+    "a function for a layer": (
+        lambda: layers.Sequence(jnp.ravel),  # pyright: ignore[reportArgumentType]
+        "subclass of `Layer`",
+    ),
+    "a layer of Flax": (
+        lambda: layers.Sequence(nnx.Linear(2, 2, rngs=RNGS)),  # pyright: ignore[reportArgumentType]
+        "Linear, no layer of jsnn",
+    ),
+    "None for a layer": (lambda: layers.Sequence(None), "None, no layer"),  # pyright: ignore[reportArgumentType]
+    "a layer for a neuron": (
+        lambda: layers.Neurons(spiking()),  # pyright: ignore[reportArgumentType]
+        "is a layer already",
+    ),
+    "a factory for a neuron": (
+        lambda: layers.Neurons(neurons.lif),  # pyright: ignore[reportArgumentType]
+        r"`neurons.lif\(\)`",
+    ),
+    "a name for a neuron": (
+        lambda: layers.Neurons("lif"),  # pyright: ignore[reportArgumentType]
+        r"`neurons.lif\(\)`, got 'lif'",
+    ),
+    "wrong number of betas": (
+        lambda: run(spiking(beta=jnp.array([0.5, 0.9])), X),
+        r"shape \(2,\), their layer \(3,\)",
+    ),
+    "betas in a list": (lambda: neurons.lif(beta=[0.5, 0.9]), r"`jnp.array"),  # pyright: ignore[reportArgumentType]
+    "wrong recurrent size": (lambda: run(recurrent(4), X), "`recurrent=3`"),
+    "recurrent=True": (lambda: recurrent(True), "number of neurons"),
+    "recurrent without rngs": (
+        lambda: layers.Neurons(neurons.lif(), recurrent=3),
+        "`rngs` is needed",
+    ),
+    "learn=('tau',)": (
+        lambda: layers.Neurons(neurons.lif(), learn=("tau",)),
+        r"\['tau'\].*\['beta', 'threshold'\]",
+    ),
+    "rngs of 0": (lambda: layers.Dense(2, 2, rngs=0), r"`nnx.Rngs\(seed\)`, got 0"),  # pyright: ignore[reportArgumentType]
+    "a key for rngs": (
+        lambda: layers.Conv(2, 2, rngs=KEY),  # pyright: ignore[reportArgumentType]
+        r"`nnx.Rngs\(seed\)`",
+    ),
+    "net(x)": (lambda: dense()(X), r"`state, y = net\(state, x\)`"),  # pyright: ignore[reportCallIssue]
+    "layer(x)": (lambda: spiking()(X), r"net.init_state\(x.shape\[1:\]\)`"),  # pyright: ignore[reportCallIssue]
+    "the input first": (lambda: dense()(X, []), r"`net\(state, x\)`|must be an array"),
+    "a state of the whole sequence": (
+        lambda: spiking()(spiking().init_state(X.shape), X),
+        r"`init_state\(\(2, 3\)\)`",
+    ),
+    "the model unsplit": (
+        lambda: layers.apply(layers.split(dense())[0], dense(), X),  # pyright: ignore[reportArgumentType]
+        r"`graphdef, model = split\(net\)`",
+    ),
+    "a seed for a key": (
+        lambda: encode.bernoulli(0, IMAGES, T),  # pyright: ignore[reportArgumentType]
+        r"`jax.random.key\(0\)`, got 0",
+    ),
+    "integers for a key": (
+        lambda: augment.crop_and_flip(jnp.arange(2), IMAGES),
+        r"`jax.random.key\(0\)`",
+    ),
+    "grey images augmented": (
+        lambda: augment.random_affine(KEY, GREY, degrees=10.0),
+        r"`images\[..., None\]`",
+    ),
+    "labels as floats": (
+        lambda: losses.ce_rate(X, jnp.zeros(B)),
+        r"`labels.astype\(jnp.int32\)`",
+    ),
+    "one-hot labels": (lambda: losses.ce_rate(X, jnp.eye(3)[:B]), "argmax"),
+    "labels from 1": (lambda: losses.ce_rate(X, jnp.array([1, 3])), "0 … 2, got 1 … 3"),
+    "a label of -1": (lambda: losses.tet(X, jnp.array([-1, 0])), "0 … 2, got -1 … 0"),
+    "sequences as a data set": (
+        lambda: from_arrays(
+            "mine", *[(np.zeros((4, T, H, H, 1), "f"), np.arange(4))] * 2
+        ),
+        r"frames.swapaxes\(0, 1\)",
+    ),
+    "channels first in a shape": (
+        lambda: csnn((1, 28, 28), neuron=neurons.lif(), rngs=RNGS),
+        "channels last",
+    ),
+    "grey images convolved": (
+        lambda: conv.conv2d(GREY, jnp.ones((3, 3, 1, 1))),
+        r"`x\[..., None\]`",
+    ),
+    "no such checkpoint": (lambda: checkpoint.restore("typo", {}), "no folder typo"),
+    "an empty path": (lambda: runs.Run("", experiment="x", config={}), "`out`.*empty"),
+    "a number for a path": (lambda: checkpoint.restore(3, {}), "`folder`.*got 3"),  # pyright: ignore[reportArgumentType]
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_is_answered_by_what_to_write(what, monkeypatch):
+    # What a user sees, who runs without the shape checks of the tests.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    call, words = MISTAKES[what]
+    with pytest.raises(
+        (ValueError, TypeError, checkpoint.CheckpointError), match=words
+    ) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_paths_may_be_text(tmp_path):
+    folder = os.fspath(tmp_path / "here")
+    checkpoint.save(folder, 3, {"w": jnp.arange(2.0)})
+    assert checkpoint.steps(folder) == [3]
+    found = checkpoint.restore(folder, {"w": jnp.zeros(2)})
+    np.testing.assert_array_equal(found["w"], [0, 1])
+    runs.Run(os.fspath(tmp_path / "run"), experiment="x", config={})
+    assert (tmp_path / "run/config.json").exists()
+
+
+def test_one_name_to_learn_and_keys_of_the_old_kind_are_taken():
+    layer = layers.Neurons(neurons.lif(), learn="beta")
+    assert layer.learn == ("beta",)
+    old = encode.bernoulli(jax.random.PRNGKey(0), IMAGES, T)
+    assert old.shape == (T, B, H, H, 1)
