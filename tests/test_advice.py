@@ -192,6 +192,7 @@ def test_paths_may_be_text(tmp_path):
     checkpoint.save(folder, 3, {"w": jnp.arange(2.0)})
     assert checkpoint.steps(folder) == [3]
     found = checkpoint.restore(folder, {"w": jnp.zeros(2)})
+    assert found is not None
     np.testing.assert_array_equal(found["w"], [0, 1])
     runs.Run(os.fspath(tmp_path / "run"), experiment="x", config={})
     assert (tmp_path / "run/config.json").exists()

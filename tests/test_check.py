@@ -117,6 +117,7 @@ def test_traced_numbers_pass():
                 call(value)
         return value
 
+    jax.jit(lambda n: check.whole("n", n, 5))(3)
     jax.jit(call)(-1.0)
     jax.vmap(call)(jnp.array([-1.0, 2.0]))
     jax.grad(call)(-1.0)
