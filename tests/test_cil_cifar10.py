@@ -119,7 +119,8 @@ def test_another_runs_folder_is_refused(tmp_path):
 def test_validation_images_of_the_script(tmp_path):
     flags = {"tasks": "2x2", "epochs_per_task": 1, "num_validation": 40}
     summary = run(tmp_path / "run", **flags)
-    rows = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").open()]
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    rows = [json.loads(x) for x in text.splitlines()]
     held = [row for row in rows if row["split"] == "validation"]
     assert [row["task"] for row in held] == [0, 1]
     assert summary["validation_accuracy"] == held[-1]["accuracy"]
