@@ -11,7 +11,7 @@ from flax import nnx
 from jsnn import neurons
 from jsnn.unroll import Constant, num_steps
 
-_FACTORIES = (
+FACTORIES = (
     neurons.lif,
     neurons.integrate_and_fire,
     neurons.current_lif,
@@ -47,14 +47,12 @@ def layers(given: tuple[Any, ...], kind: type) -> None:
         name = getattr(value, "__name__", type(value).__name__)
         if isinstance(value, neurons.Neuron):
             remedy = "is a neuron model: write `Neurons(neuron)`."
-        elif value in _FACTORIES:
+        elif value in FACTORIES:
             remedy = f"is a function: write `Neurons(neurons.{name}())`."
         elif isinstance(value, list | tuple | nnx.List):
             remedy = "is a list: write `Sequence(*layers)`, each layer an argument."
         elif isinstance(value, type) and issubclass(value, kind):
             remedy = f"is a class: write `{name}(...)`."
-        elif callable(value):
-            remedy = f"is {name}, no layer of jsnn: write a subclass of `Layer` whose `forward` calls it."
         else:
             remedy = f"is {value!r}, no layer."
         raise TypeError(f"`layers[{place}]` of this `Sequence` {remedy}")
@@ -68,7 +66,7 @@ def neuron(value: Any) -> None:
     """
     if isinstance(value, neurons.Neuron):
         return
-    if value in _FACTORIES:
+    if value in FACTORIES:
         remedy = f"is a function: write `neurons.{value.__name__}()`."
     elif isinstance(value, nnx.Module):
         remedy = f"is a layer already: use this {type(value).__name__} as it is, without `Neurons` around it."

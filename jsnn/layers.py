@@ -429,14 +429,50 @@ class Neurons(Layer):
         return neuron_block(neuron, params)(state, x)
 
 
+class Stateless(Layer):
+    """A plain function `[N, ...] -> [N, ...]`, or a Flax module without state, at every step: `jax.nn.relu`, `nnx.Linear(...)`, `nnx.Conv(...)`.
+
+    >>> net = Sequence(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), jax.nn.relu, LIF())
+    >>> apply(*split(net), jnp.ones((5, 2, 4)))[0].shape
+    (5, 2, 8)
+
+    Raises:
+      TypeError: if a module has state (running statistics, random numbers): use `BatchNorm` and `Dropout` of this library, whose
+        state is carried through time.
+    """
+
+    def __init__(self, function: Callable[[Array], Array]):
+        if isinstance(function, nnx.Module):
+            kinds = {type(v) for _, v in nnx.to_flat_state(nnx.state(function))}
+            if other := sorted(
+                k.__name__ for k in kinds if not issubclass(k, nnx.Param)
+            ):
+                raise TypeError(
+                    f"`{type(function).__name__}` has state ({', '.join(other)}), which a network over time must carry: use `jsnn.BatchNorm` or `jsnn.Dropout`, or "
+                    "write a subclass of `Layer` with `init_state`."
+                )
+        self.function = function
+
+    def forward(self, x: Array) -> Array:
+        """`[N, ...] -> [N, ...]`."""
+        return self.function(x)
+
+
+def _as_layer(value: Any) -> Any:
+    """A function or a foreign module as a layer; anything else as it is."""
+    if isinstance(value, Layer | type | neurons.Neuron) or value in advice.FACTORIES:
+        return value
+    return Stateless(value) if callable(value) else value
+
+
 class Sequence(Layer):
     """Layers one after another, over all time steps.
 
     Layers that come before the first one with a state see a constant input once, not once a step. The rest is unrolled:
 
     Args:
-      layers: what to run; a `Sequence` may be one of them and brings its own schedule, so a convolutional part can go step by
-        step while the dense part goes layer by layer.
+      layers: what to run. A `Sequence` may be one of them and brings its own schedule, so a convolutional part can go step by step while
+        the dense part goes layer by layer. So may a plain function or a Flax module without state, see `Stateless`.
       block_size: K, time steps handed to each layer at a time; all if None. See `unroll`.
       remat: store only the states between blocks.
       truncate: stop the gradient between blocks.
@@ -446,11 +482,12 @@ class Sequence(Layer):
 
     def __init__(
         self,
-        *layers: Layer,
+        *layers: Any,
         block_size: int | None = None,
         remat: bool = False,
         truncate: bool = False,
     ):
+        layers = tuple(_as_layer(value) for value in layers)
         advice.layers(layers, Layer)
         self.layers = nnx.List(layers)
         self.block_size, self.remat, self.truncate = block_size, remat, truncate

@@ -405,3 +405,36 @@ def test_errors_name_argument_and_value(call, message, monkeypatch):
 def test_a_layer_without_forward_says_so():
     with pytest.raises(NotImplementedError, match="Layer defines no `forward`"):
         layers.Layer()((), jnp.ones((2, 3, 4)))
+
+
+def test_flax_modules_and_functions_stand_in_a_sequence():
+    foreign = nnx.Linear(6, 4, rngs=nnx.Rngs(0))
+    own = layers.Dense(6, 4, rngs=nnx.Rngs(1))
+    own.weight, own.bias = nnx.Param(foreign.kernel[...]), nnx.Param(foreign.bias[...])
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3, 6)), jnp.float32)
+
+    def double(x):
+        return 2 * x
+
+    def run(*parts):
+        graphdef, model = layers.split(layers.Sequence(*parts))
+        loss = lambda m: layers.apply(graphdef, m, x)[0].mean()  # noqa: E731
+        y = layers.apply(graphdef, model, x)[0]
+        return y, jax.tree.leaves(jax.grad(loss, allow_int=True)(model).params)
+
+    got, gradient = run(foreign, double, layers.LIF(beta=0.5))
+    want, wanted = run(own, double, layers.LIF(beta=0.5))
+    assert got.any()
+    np.testing.assert_allclose(got, want)
+    for a, b in zip(gradient, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    image = jnp.ones((5, 2, 8, 8, 1))
+    conv = nnx.Conv(1, 3, (3, 3), rngs=nnx.Rngs(0))
+    y = layers.apply(*layers.split(layers.Sequence(conv, jax.nn.relu)), image)[0]
+    np.testing.assert_allclose(y[0], jax.nn.relu(conv(image[0])), rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [nnx.BatchNorm, lambda n, rngs: nnx.Dropout(0.5, rngs=rngs)])  # fmt: skip
+def test_a_module_with_state_is_refused_by_name(make):
+    with pytest.raises(TypeError, match=r"has state .* use `jsnn\.BatchNorm`"):
+        layers.Sequence(make(4, rngs=nnx.Rngs(0)))

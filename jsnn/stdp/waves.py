@@ -78,10 +78,10 @@ def pool(
       ValueError: if the padded map is smaller than a window.
     """
     size = check.whole("size", size, 1)
-    stride = size if stride is None else check.whole("stride", stride, 1)
+    step: int = size if stride is None else check.whole("stride", stride, 1)
     padding = check.whole("padding", padding, 0)
     x = pad(times, padding, num_steps) if padding else times
-    h, w = ((n - size) // stride + 1 for n in x.shape[-2:])
+    h, w = ((n - size) // step + 1 for n in x.shape[-2:])
     if h < 1 or w < 1:
         raise ValueError(
             f"`size` {size} of the pooling window exceeds the padded map of {x.shape[-2:]}; pad more or pool less."
@@ -89,8 +89,8 @@ def pool(
     slices = [
         x[
             ...,
-            i : i + stride * (h - 1) + 1 : stride,
-            j : j + stride * (w - 1) + 1 : stride,
+            i : i + step * (h - 1) + 1 : step,
+            j : j + step * (w - 1) + 1 : step,
         ]
         for i in range(size)
         for j in range(size)
