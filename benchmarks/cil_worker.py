@@ -44,7 +44,7 @@ def workload(work: Work) -> Workload:
     module = cil_cnn(
         (32, 32, 3), _CLASSES, width=work.width, rngs=nnx.Rngs(jax.random.key(0))
     )
-    arrays = _named(module)
+    arrays = arrays_of(module)
     graphdef, model = layers.split(module)
     network = spiking.make_network(
         graphdef,
@@ -79,12 +79,17 @@ def workload(work: Work) -> Workload:
     return Workload(step, state, jnp.asarray(images), jnp.asarray(labels), arrays)
 
 
-def _named(module: layers.Sequence) -> dict[str, np.ndarray]:
-    weighted = [x for x in module.flat() if isinstance(x, layers.Conv | layers.Dense)]
-    names = ("conv1", "conv2", "conv3", "fc")
+def weighted(module: layers.Sequence) -> dict[str, Any]:
+    """The layers that have weights, under the names that the original gives them."""
+    found = [x for x in module.flat() if isinstance(x, layers.Conv | layers.Dense)]
+    return dict(zip(("conv1", "conv2", "conv3", "fc"), found, strict=True))
+
+
+def arrays_of(module: layers.Sequence) -> dict[str, np.ndarray]:
+    """Their weights and biases."""
     return {
         f"{name}.{part}": np.asarray(getattr(layer, part)[...])
-        for name, layer in zip(names, weighted, strict=True)
+        for name, layer in weighted(module).items()
         for part in ("weight", "bias")
     }
 
