@@ -30,6 +30,7 @@ COLUMNS = (
     "order_seed",
     "mirror",
     "channels",
+    "channels_last",
     "steps",
     "fate",
     "loss",
@@ -67,6 +68,8 @@ class Config:
     """Images a step; 64 in the reference."""
     learning_rate: float = 1e-3
     """Adam's step size; 0.001 in the reference."""
+    channels_last: bool = False
+    """PyTorch's other memory layout: the same program with sums in other orders."""
     data_dir: pathlib.Path | None = None
     """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
     peer_python: pathlib.Path = pathlib.Path(sys.executable)

@@ -41,6 +41,9 @@ def train(work, arrays) -> None:
     labels = torch.from_numpy(arrays["labels"].astype(np.int64))
     net = network(work["channels"], 2).train()
     load(net, arrays)
+    if work["channels_last"]:
+        net = net.to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(net.parameters(), lr=work["learning_rate"])
     size = work["batch_size"]
     for x, y in zip(images.split(size), labels.split(size), strict=True):
