@@ -441,7 +441,7 @@ class Stateless(Layer):
         state is carried through time.
     """
 
-    def __init__(self, function: Callable[[Array], Array]):
+    def __init__(self, function: Callable[..., Any]):
         if isinstance(function, nnx.Module):
             kinds = {type(v) for _, v in nnx.to_flat_state(nnx.state(function))}
             if other := sorted(
