@@ -23,6 +23,7 @@ from jsnn import (
     surrogate,
     training,
 )
+from jsnn.continual import trainer as continual
 from jsnn.data.dataset import Split, hold_out
 from jsnn.data.yinyang import yin_yang
 from jsnn.eventprop import delay, flow, latency, spikes
@@ -308,3 +309,16 @@ def test_whole_numbers_are_taken_and_refused_in_every_form(what):
     absent = () if what == "recurrent" else (None,)
     for value in (3.0, np.float32(3), True, "3", [3], *absent):
         assert refused(call, value), value
+
+
+def test_settings_of_continual_methods_are_checked_by_name():
+    for kind in (float, np.float32, jnp.float32):
+        for name, value in (
+            ("alpha", -1.0),
+            ("beta", math.nan),
+            ("temperature", 0.0),
+            ("decay", 1.5),
+        ):
+            with pytest.raises(ValueError, match=f"`replay.{name}` must"):
+                continual._check_settings({"replay": {name: kind(value)}})
+        continual._check_settings({"replay": {"alpha": kind(0), "decay": kind(1)}})

@@ -295,5 +295,7 @@ def test_bias_correction_holds_samples_out(key):
 
 
 def test_options_are_refused():
-    with pytest.raises(ValueError, match=r"`share` must lie between 0 and 1, got 1"):
+    with pytest.raises(
+        ValueError, match=r"`share` must lie strictly between 0 and 1, got 1"
+    ):
         correction.bias_correction(share=1.0)

@@ -56,8 +56,7 @@ def init(num_slots: int, image: Shaped[Array, "..."], num_columns: int) -> Buffe
     Raises:
       ValueError: if `num_slots` is negative.
     """
-    if num_slots < 0:
-        raise ValueError(f"`num_slots` must not be negative, got {num_slots}.")
+    num_slots = check.whole("num_slots", num_slots, 0)
     return Buffer(
         jnp.zeros((num_slots, *image.shape), image.dtype),
         jnp.zeros(num_slots, jnp.int32),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
+from jsnn import check
 from jsnn.continual.buffer import Batch
 from jsnn.continual.method import Border, Part
 from jsnn.continual.network import Network, cross_entropy, evaluate
@@ -108,12 +109,10 @@ def ewc(
     Raises:
       ValueError: if `num_samples` or `chunk_size` is less than 1.
     """
-    if num_samples is not None and num_samples < 1:
-        raise ValueError(
-            f"`num_samples` must be at least 1 or None, got {num_samples}."
-        )
-    if chunk_size < 1:
-        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
+    if num_samples is not None:
+        remedy = "None takes all samples."
+        num_samples = check.whole("num_samples", num_samples, 1, remedy=remedy)
+    chunk_size = check.whole("chunk_size", chunk_size, 1)
 
     def init(network, model: Model, output, buffer) -> Anchored:
         return Anchored(jax.tree.map(jnp.zeros_like, model.params), model.params)

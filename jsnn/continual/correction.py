@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jsnn import check
 from jsnn.continual import buffer as buffers
 from jsnn.continual import distil
 from jsnn.continual.buffer import Buffer, Replay
@@ -114,8 +115,7 @@ def bias_correction(
     Raises:
       ValueError: if `share` does not lie between 0 and 1.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"`share` must lie between 0 and 1, got {share}.")
+    share = check.static("share", share, "(0, 1)")
 
     def init(network, model: Model, output, buffer: Buffer) -> BiasLayer:
         count = len(buffer.num_seen)

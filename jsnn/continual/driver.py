@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jsnn import checkpoint, driver, head
+from jsnn import check, checkpoint, driver, head
 from jsnn.continual import samples
 from jsnn.continual.buffer import Batch
 from jsnn.continual.method import Settings
@@ -51,14 +51,8 @@ class Schedule:
 
     def __post_init__(self):
         for name in ("epochs_per_task", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"`{name}` must be at least 1, got {getattr(self, name)}."
-                )
-        if not self.checkpoint_seconds >= 0:
-            raise ValueError(
-                f"`checkpoint_seconds` must not be negative, got {self.checkpoint_seconds}."
-            )
+            object.__setattr__(self, name, check.whole(name, getattr(self, name), 1))
+        check.number("checkpoint_seconds", self.checkpoint_seconds, "[0, inf]")
 
 
 class Result(NamedTuple):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jsnn import head, layers
+from jsnn import check, head, layers
 from jsnn.continual import report, samples
 from jsnn.continual.method import Memory, Scope, Settings
 from jsnn.continual.report import Evaluations, Found
@@ -48,6 +48,14 @@ class Predictor(NamedTuple):
     scope: Scope
 
 
+def _check_settings(settings: Settings) -> None:
+    """Weights of losses are not negative, temperatures positive, decays and shrinkages fractions; all finite."""
+    ranges = {"temperature": "(0, inf)", "decay": "[0, 1]", "shrinkage": "[0, 1]"}
+    for part, values in settings.items():
+        for name, value in values.items():
+            check.number(f"{part}.{name}", value, ranges.get(name, "[0, inf)"))
+
+
 def trainer(
     learner: Learner,
     stream: Stream,
@@ -69,7 +77,9 @@ def trainer(
       batch_norm: as given to the learner.
       evaluate_unseen: also test tasks that are still to come, for forward transfer.
     """
+    epochs_per_task = check.whole("epochs_per_task", epochs_per_task, 1)
     settings = learner.settings if settings is None else settings
+    _check_settings(settings)
     size = stream.num_columns if capacity is None else capacity
     count, frozen = len(stream.tasks), learner.method.freeze_after
     skipped = count - 1 if learner.method.data == "all" else 0  # all classes at once

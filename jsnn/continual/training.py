@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
-from jsnn import head, layers, training
+from jsnn import check, head, layers, training
 from jsnn import mesh as meshes
 from jsnn.continual import buffer as buffers
 from jsnn.continual import method as methods
@@ -152,8 +152,8 @@ def learner(
         ("eval_batch_size", eval_batch_size),
         ("cosine_epochs", cosine_epochs),
     ):
-        if value is not None and value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if name != "cosine_epochs" or value is not None:
+            check.whole(name, value, 1)
     storage = method.storage
     if "buffer" in method.data and storage is not None and storage.step is not None:
         raise ValueError(
