@@ -32,7 +32,11 @@ Experiment = Literal[
 ]
 ALIASES = {"lr": "learning_rate"}
 _SMALL_IS_GOOD = ("loss", "forgetting", "silent")
+# What a sweep sets itself, or what has no effect in one.
 _OWN = {"seed", "seeds", "seeds_at_once", "log_every", "eval_every", *cli.FREE}
+_OWN |= {"patience", "reuse"}
+_TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True)
+_TRUTH |= dict.fromkeys(("false", "no", "off", "0"), False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Config:
     samples: int = 0
     """Random settings instead of the whole grid; ranges then need no count."""
     metric: str | None = None
-    """What the figure shows and the best setting is chosen by; the accuracy if omitted. Choose on a validation split where there is one."""
+    """What the figure shows and the best setting is chosen by; if omitted, the accuracy on images held out (--set num_validation=N), or else on
+    the test set, which the summary then says: best_by_test_lr."""
     data_dir: pathlib.Path | None = None
     """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
     chunk: int | None = None
@@ -73,6 +78,8 @@ def _settings(texts: Sequence[str], several: set[str]) -> dict[str, Any]:
     found = {}
     for text in texts:
         axis = search.parse(text)
+        if axis.name in found:
+            raise ValueError(f"`--set` names {axis.name!r} twice: name it once.")
         if axis.name in several and axis.values:
             found[axis.name] = axis.values
         elif len(axis.values) != 1:
@@ -100,18 +107,55 @@ def _several(config: type) -> set[str]:
 
 def _named(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
     """The same under the flags' full names."""
+    found = {}
+    for short, value in values.items():
+        name = short if short in known else ALIASES.get(short, short)
+        if name in found:
+            raise ValueError(f"{name!r} is named twice, once as {short!r}: keep one.")
+        found[name] = value
+    return found
+
+
+def _typed(config: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The same as the flags' types have them: a sweep's text does not say whether 1 is a number, a truth value or a word."""
+    hints = get_type_hints(config)
     return {
-        name if name in known else ALIASES.get(name, name): value
+        name: _as(name, value, flag_checks.kinds(hints[name]))
+        if name in hints
+        else value
         for name, value in values.items()
     }
+
+
+def _as(name: str, value: Any, kinds: Sequence[Any]) -> Any:
+    """One value as one of these types."""
+    if isinstance(value, tuple):
+        return tuple(_as(name, x, kinds) for x in value)
+    word = str(value).lower()
+    if word == "none" and type(None) in kinds:
+        return None
+    if bool in kinds:
+        if word not in _TRUTH:
+            raise ValueError(f"`{name}` must be true or false, got {value!r}.")
+        return _TRUTH[word]
+    if str in kinds:
+        return str(value)
+    if int in kinds or float in kinds:
+        if isinstance(value, str | bool):
+            raise ValueError(f"`{name}` must be a number, got {value!r}.")
+        if float not in kinds and value != int(value):
+            raise ValueError(f"`{name}` must be a whole number, got {value!r}.")
+        return value if float in kinds else int(value)
+    return value
 
 
 def _checked(module: ModuleType, values: dict[str, Any], out: pathlib.Path) -> Any:
     """The experiment's config with these values, checked by its own rules."""
     config, fields = module.Config, flags(module)
+    values = _typed(config, values)
     if unknown := values.keys() - fields:
         raise ValueError(
-            f"`--vary` or `--set` names {min(unknown)!r}, which is no flag of this experiment. Its flags are {', '.join(sorted(fields))}."
+            f"`--vary` or `--set` names {min(unknown)!r}, which is no flag of this experiment that a sweep may set. Its flags are {', '.join(sorted(fields))}."
         )
     for name, hint in get_type_hints(config).items():
         literals = (k for k in _kinds(hint) if get_origin(k) is Literal)
@@ -129,6 +173,9 @@ def _checked(module: ModuleType, values: dict[str, Any], out: pathlib.Path) -> A
         if isinstance(values[name], str | bool):
             raise ValueError(f"`{name}` must be a number, got {values[name]!r}.")
     weights = tuple(f"{name}={value}" for name, value in values.items() if "." in name)
+    names = [w.partition("=")[0] for w in (*values.get("settings", ()), *weights)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{min(twice)!r} is named twice: keep one.")
     values = {name: value for name, value in values.items() if "." not in name}
     if weights:
         values["settings"] = (*values.get("settings", ()), *weights)
@@ -136,9 +183,13 @@ def _checked(module: ModuleType, values: dict[str, Any], out: pathlib.Path) -> A
 
 
 def _placed(config: Any, data_dir: pathlib.Path | None) -> Any:
-    """The config with the sweep's data folder, if it reads any."""
-    if data_dir is None or not hasattr(config, "data_dir"):
+    """The config with the sweep's data folder."""
+    if data_dir is None:
         return config
+    if not hasattr(config, "data_dir"):
+        raise ValueError(
+            f"`--data-dir {data_dir}` would do nothing: this experiment draws its data. Leave it out."
+        )
     return dataclasses.replace(config, data_dir=data_dir)
 
 
@@ -151,9 +202,14 @@ def members(cfg: Config) -> list[search.Member]:
     return search.grid(axes, seeds)
 
 
+def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Of all rows: which metrics a run has may depend on its flags."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, _columns(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -163,8 +219,11 @@ def main(cfg: Config) -> dict[str, Any]:
     """Runs the sweep and writes its tables and figure to `cfg.out`."""
     module = importlib.import_module(f"experiments.{cfg.experiment}")
     known = flags(module)
-    fixed = _named(_settings(cfg.set, _several(module.Config)), known)
-    runs = [m._replace(values=_named(m.values, known)) for m in members(cfg)]
+    config = module.Config
+    fixed = _typed(config, _named(_settings(cfg.set, _several(config)), known))
+    runs = [
+        m._replace(values=_typed(config, _named(m.values, known))) for m in members(cfg)
+    ]
     if both := fixed.keys() & runs[0].values.keys():
         raise ValueError(f"{min(both)!r} is both in `--vary` and in `--set`.")
     groups: dict[str, tuple[dict[str, Any], Any, list[search.Member]]] = {}
@@ -208,12 +267,18 @@ def finish(
     names: list[str],
 ) -> dict[str, Any]:
     """Writes tables, figure and summary."""
-    metrics = [k for k in rows[0] if k not in (*names, "seed", "failed")]
-    metric = cfg.metric or next(m for m in metrics if m.endswith("accuracy"))
+    metrics = [k for k in _columns(rows) if k not in (*names, "seed", "failed")]
+    accuracies = [m for m in metrics if m.endswith("accuracy")]
+    held = [m for m in accuracies if m.startswith("validation")]
+    metric = cfg.metric or [*held, *accuracies][0]
+    # Chosen by test images, the best is the luckiest too, and its name says so.
+    best_by = "best" if metric.startswith(("validation", "train")) else "best_by_test"
     table = sweep.summarise(rows, names, metrics)
     run.write("table.csv", _csv(rows))
     run.write("table.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     run.write("summary.csv", _csv(table))
+    none = {metric: float("nan"), f"{metric}_ci95": float("nan")}
+    table = [none | row for row in table]
     figure = sweep_figures.draw(table, names, metric)
     figures.save_all({"sweep": figure}, cfg.out)
     sign = -1 if any(word in metric for word in _SMALL_IS_GOOD) else 1
@@ -224,9 +289,9 @@ def finish(
             "swept_experiment": cfg.experiment,
             "runs": len(rows),
             "failed": failed,
-            **{f"best_{name}": best[name] for name in names},
-            f"best_{metric}": best[metric],
-            f"best_{metric}_ci95": best[f"{metric}_ci95"],
+            **{f"{best_by}_{name}": best[name] for name in names},
+            f"{best_by}_{metric}": best[metric],
+            f"{best_by}_{metric}_ci95": best[f"{metric}_ci95"],
             "wall_seconds": sum(row["run_seconds"] for row in run.rows()),
         }
     )

@@ -369,7 +369,7 @@ def summarise(
 ) -> list[dict[str, Any]]:
     """Mean and 95 % confidence interval over seeds, for each setting of `names`; failed members are counted and left out.
 
-    The interval is `mean ± t s / sqrt(n)` with Student's t for n - 1 degrees of freedom; NaN for fewer than two seeds.
+    A metric that no member of a setting has is left out of its line. The interval is `mean ± t s / sqrt(n)` with Student's t for n - 1 degrees of freedom; NaN for fewer than two seeds.
     """
     from scipy import stats
 
@@ -382,7 +382,9 @@ def summarise(
         line = dict(zip(names, values, strict=True))
         line |= {"runs": len(group), "failed": len(group) - len(good)}
         for metric in metrics:
-            x = np.array([row[metric] for row in good], float)
+            if not any(metric in row for row in group):
+                continue
+            x = np.array([row[metric] for row in good if metric in row], float)
             n = len(x)
             line[metric] = float(x.mean()) if n else float("nan")
             spread = float("nan")

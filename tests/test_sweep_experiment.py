@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from stdp_tiny import TINY
 
-from experiments import cil_cifar10, stdp_mnist
+from experiments import cil_cifar10, csnn_mnist, stdp_mnist
 from experiments import sweep as script
 from jsnn import data, sweep
 from jsnn.continual import methods
@@ -266,7 +266,7 @@ def test_a_killed_sweep_resumes_to_the_same_table(tmp_path):
     assert (out / "sweep.png").stat().st_size > 0
     means = list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
     best = max(means, key=lambda row: float(row["test_accuracy"]))
-    assert (summary["best_T"], summary["best_lr"]) == (
+    assert (summary["best_by_test_T"], summary["best_by_test_lr"]) == (
         float(best["T"]),
         pytest.approx(float(best["lr"])),
     )
@@ -290,7 +290,78 @@ CIL_ER = {
     "set": ("data=digits", "method=er"),
     "vary": ("match.alpha=0.1",),
 }
+CSNN = {"experiment": "csnn_mnist", "vary": ("beta=0.5",)}
 STDP = {"experiment": "stdp_mnist", "set": ("data=digits",), "vary": ("ltp=0.01",)}
+
+
+@pytest.mark.parametrize("text", ["false", "no", "OFF", "0", "False"])
+@pytest.mark.parametrize("name", ["csnn_mnist.augment", "stdp_mnist.augment"])
+def test_values_have_the_type_of_their_flag(text, name):
+    experiment, _, flag = name.partition(".")
+    module = importlib.import_module(f"experiments.{experiment}")
+    texts = [f"{flag}={text}", "epochs=2,4,4" if experiment == "stdp_mnist" else "lr=1"]
+    found = script._settings(texts, script._several(module.Config))
+    known = script.flags(module)
+    cfg = script._checked(module, script._named(found, known), UNUSED)
+    assert getattr(cfg, flag) is False
+    on = script._checked(module, {flag: "yes"}, UNUSED)
+    assert getattr(on, flag) is True
+
+
+def test_whole_numbers_from_a_range_are_whole():
+    values = script.search.parse("timesteps=lin:2:8:4").values
+    found = [script._typed(csnn_mnist.Config, {"timesteps": v}) for v in values]
+    assert [(x["timesteps"], type(x["timesteps"])) for x in found] == [
+        (n, int) for n in (2, 4, 6, 8)
+    ]
+
+
+def program_of(metrics):
+    """A program that trains nothing."""
+
+    def train(key, values, data):
+        return {name: jnp.float32(x) for name, x in metrics.items()}
+
+    return sweep.Program(train, jnp.zeros(1), lambda key, values: jnp.zeros(1))
+
+
+@pytest.mark.parametrize("first", ["fast", "reference"])
+def test_runs_of_different_metrics_share_a_table(tmp_path, monkeypatch, first):
+    of = {
+        "fast": {"test_accuracy": 0.25, "forgetting": 0.5},
+        "reference": {"test_accuracy": 0.75},
+    }
+    monkeypatch.setattr(csnn_mnist, "program", lambda cfg: program_of(of[cfg.recipe]))
+    second = "fast" if first == "reference" else "reference"
+    changes = {"experiment": "csnn_mnist", "set": ("data=digits",), "chunk": None}
+    changes |= {"vary": (f"recipe={first},{second}",), "seeds": 1}
+    summary = script.main(config(tmp_path, **changes))
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert {r["recipe"]: r["forgetting"] for r in rows} == {
+        "fast": "0.5",
+        "reference": "",
+    }
+    assert all({"recipe", "seed", "test_accuracy", "failed"} <= r.keys() for r in rows)
+    assert (tmp_path / "summary.csv").read_text().count("\n") == 3
+    assert summary["best_by_test_recipe"] == "reference"
+    assert not any(name.startswith("best_test") for name in summary)
+
+
+def test_the_best_is_chosen_by_images_held_out(tmp_path, monkeypatch):
+    """Where there are any; by the test set only on request, and then the names say so."""
+    of = {
+        "fast": {"test_accuracy": 0.75, "validation_accuracy": 0.25},
+        "reference": {"test_accuracy": 0.25, "validation_accuracy": 0.75},
+    }
+    monkeypatch.setattr(csnn_mnist, "program", lambda cfg: program_of(of[cfg.recipe]))
+    changes = {"experiment": "csnn_mnist", "set": ("data=digits",), "chunk": None}
+    changes |= {"vary": ("recipe=fast,reference",), "seeds": 1}
+    summary = script.main(config(tmp_path / "a", **changes))
+    assert summary["best_recipe"] == "reference"
+    assert summary["best_validation_accuracy"] == 0.75
+    summary = script.main(config(tmp_path / "b", metric="test_accuracy", **changes))
+    assert summary["best_by_test_recipe"] == "fast"
+    assert "best_recipe" not in summary
 
 
 @pytest.mark.parametrize(
@@ -301,6 +372,28 @@ STDP = {"experiment": "stdp_mnist", "set": ("data=digits",), "vary": ("ltp=0.01"
         ({"vary": ("lr=-1,1",)}, "`--lr` must be positive and finite, got -1"),
         ({"vary": ("seed=1,2",)}, "names 'seed', which is no flag"),
         ({"vary": ("epochs=1,2",)}, "'epochs' is both"),
+        ({"set": ("epochs=1", "epochs=2")}, "`--set` names 'epochs' twice"),
+        ({"vary": ("T=15", "T=20")}, "names T more than once"),
+        ({"set": ("epochs=1.5",)}, "`epochs` must be a whole number, got 1.5"),
+        ({"set": ("epochs=many",)}, "`epochs` must be a number, got 'many'"),
+        ({"set": ("lr=true",)}, "`lr` must be a number, got 'true'"),
+        (
+            CSNN | {"set": ("lr=1e-3", "learning_rate=1e-2")},
+            "'learning_rate' is named twice, once as 'learning_rate'",
+        ),
+        (CSNN | {"set": ("remat=perhaps",)}, "`remat` must be true or false"),
+        (CIL_ER | {"set": ("method=der", "settings=match.alpha=1")}, "named twice"),
+        (STDP | {"set": ("patience=3",)}, "names 'patience', which is no flag"),
+        (
+            {
+                "experiment": "eventprop_yinyang",
+                "set": (),
+                "vary": ("lr=0.1",),
+                "data_dir": UNUSED,
+            },
+            "`--data-dir unused` would do nothing",
+        ),
+        ({"data_dir": UNUSED}, "`--data-dir unused` would do nothing"),
         ({"seeds": 0}, "`--seeds` must be at least 1"),
         ({"chunk": 0}, "`--chunk` must be at least 1"),
         ({"set": ("data=1,2",)}, "`--set` takes one value each"),
