@@ -224,7 +224,7 @@ def test_a_class_incremental_sweep_has_the_validation_accuracy_of_single_runs(
 
 @pytest.mark.parametrize("method", ["er", "bic", "gdumb", "latent-er", "ewc"])
 def test_every_weight_of_a_class_incremental_method_may_be_traced(few_digits, method):
-    flags = CIL | {"method": method, "hidden": (16,), "latent_layer": 2}
+    flags = CIL | {"method": method, "hidden": (16,)}
     weights = default_settings(methods.get(method)).items()
     swept = [f"{term}.{weight}" for term, of_term in weights for weight in of_term]
     assert set(swept) <= set(cil_cifar10.SWEPT)
