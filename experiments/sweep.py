@@ -35,7 +35,7 @@ _SMALL_IS_GOOD = ("loss", "forgetting", "silent")
 # What a sweep sets itself, or what has no effect in one.
 _OWN = {"seed", "seeds", "seeds_at_once", "log_every", "eval_every", *cli.FREE}
 _OWN |= {"patience", "reuse"}
-_TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True)
+_TRUTH: dict[str, bool] = dict.fromkeys(("true", "yes", "on", "1"), True)
 _TRUTH |= dict.fromkeys(("false", "no", "off", "0"), False)
 
 

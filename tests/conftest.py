@@ -2,8 +2,12 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Decoded data go to a folder of this session, and never to the user's cache.
+os.environ["JSNN_CACHE"] = tempfile.mkdtemp(prefix="jsnn-tests-")
 
 import jax
 import numpy as np
@@ -21,6 +25,13 @@ TFDS = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
 def needs(path: pathlib.Path):
     """Skips a test, visibly, where the folder of reference outputs or data is absent."""
     return pytest.mark.skipif(not path.exists(), reason=f"needs {path}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_this_session():
+    folder = os.environ["JSNN_CACHE"]
+    yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import os
 import pathlib
 import shutil
 import struct
+import sys
 import tarfile
 import threading
 import time
@@ -461,7 +462,10 @@ def cached_files(folder):
     return {path.name: path for path in folder.rglob("*") if path.is_file()}
 
 
-def test_images_are_decoded_once_and_kept_beside_the_data(tiny, decoded, tmp_path):
+def test_images_are_decoded_once_and_the_data_folder_is_left_alone(
+    tiny, decoded, tmp_path
+):
+    before = sorted(p.name for p in (tmp_path / "data").rglob("*"))
     first, second = read(tiny), read(tiny)
     assert decoded == ["train", "test"]
     same(first, second)
@@ -470,8 +474,8 @@ def test_images_are_decoded_once_and_kept_beside_the_data(tiny, decoded, tmp_pat
         "train.json",
         "test.json",
     }
-    assert set(cached_files(tmp_path / "data/jsnn_cache")) == expected
-    assert not (tmp_path / "own_cache").exists()
+    assert set(cached_files(tmp_path / "own_cache")) == expected
+    assert sorted(p.name for p in (tmp_path / "data").rglob("*")) == before
 
 
 def test_cache_of_other_files_is_stale(tiny, decoded):
@@ -510,7 +514,7 @@ CORRUPTION = {
 def test_corrupted_cache_is_rebuilt(case, tiny, decoded, tmp_path):
     first = read(tiny)
     file, corrupt = CORRUPTION[case]
-    corrupt(cached_files(tmp_path / "data/jsnn_cache")[file])
+    corrupt(cached_files(tmp_path / "own_cache")[file])
     same(read(tiny), first)
     assert decoded == ["train", "test", "test"]
     same(read(tiny), first)
@@ -524,35 +528,33 @@ def locked(folder):
     folder.chmod(0o755)
 
 
-def test_read_only_data_are_cached_elsewhere(tiny, decoded, tmp_path):
-    with locked(tmp_path / "data"):
-        first, second = read(tiny), read(tiny)
-    assert decoded == ["train", "test"]
-    same(first, second)
-    assert not (tmp_path / "data/jsnn_cache").exists()
-    assert len(cached_files(tmp_path / "own_cache")) == 6
-
-
-def test_cache_defaults_to_the_home_folder(tiny, tmp_path, monkeypatch):
+def test_cache_defaults_to_the_users_own(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("platformdirs")
     monkeypatch.delenv("JSNN_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    with locked(tmp_path / "data"):
-        read(tiny)
-    assert len(cached_files(tmp_path / "home/.cache/jsnn")) == 6
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home/cache"))
+    read(tiny)
+    assert len(cached_files(tmp_path / "home")) == 6
+    if sys.platform == "linux":
+        assert len(cached_files(tmp_path / "home/cache/jsnn")) == 6
 
 
 def test_unwritable_caches_only_warn(tiny, decoded, tmp_path):
     (tmp_path / "own_cache").write_text("a file where a folder should be")
-    with (
-        locked(tmp_path / "data"),
-        pytest.warns(RuntimeWarning, match="Set JSNN_CACHE") as caught,
-    ):
+    with pytest.warns(RuntimeWarning, match=r"own_cache.* Set JSNN_CACHE") as caught:
         first = read(tiny)
     assert ["train images" in str(w.message) for w in caught] == [True, False]
+    (tmp_path / "own_cache").unlink()
+    (tmp_path / "own_cache").mkdir()
+    with (
+        locked(tmp_path / "own_cache"),
+        pytest.warns(RuntimeWarning, match="read-only"),
+    ):
+        read(tiny)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         same(read(tiny), first)  # unlocked again: decoded again, and kept
-    assert decoded == ["train", "test"] * 2
+    assert decoded == ["train", "test"] * 3
 
 
 def test_full_disk_only_warns_and_leaves_no_halves(tiny, tmp_path, monkeypatch):
@@ -564,7 +566,6 @@ def test_full_disk_only_warns_and_leaves_no_halves(tiny, tmp_path, monkeypatch):
     with pytest.warns(RuntimeWarning, match="No space left"):
         splits = read(tiny)
     assert len(splits["test"].labels) == NUM_IMAGES["test"]
-    assert not cached_files(tmp_path / "data/jsnn_cache")
     assert not cached_files(tmp_path / "own_cache")
 
 

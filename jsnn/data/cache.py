@@ -10,6 +10,7 @@ The name of the folder holds a fingerprint of the prepared files, so a cache of 
 looked at.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -27,15 +28,14 @@ from jsnn.data.dataset import Split
 _LAYOUT = 1  # counts up when the files or their meaning change
 
 
-def cache_folders(prepared: pathlib.Path, data_dir: pathlib.Path) -> list[pathlib.Path]:
-    """Where the arrays of one prepared version may lie, in the order they are looked for.
-
-    First beside the prepared data, where everyone who reads them finds them; then in `JSNN_CACHE`,
-    by default `~/.cache/jsnn`.
-    """
+def cache_folder(prepared: pathlib.Path) -> pathlib.Path:
+    """Where the arrays of one prepared version lie: in `JSNN_CACHE`, by default the user's cache folder. The data folder is left alone."""
     name = f"{prepared.parent.name}-{prepared.name}-{_fingerprint(prepared)}"
-    own = pathlib.Path(os.environ.get("JSNN_CACHE") or "~/.cache/jsnn").expanduser()
-    return [data_dir / "jsnn_cache" / name, own / name]
+    if own := os.environ.get("JSNN_CACHE"):
+        return pathlib.Path(own).expanduser() / name
+    import platformdirs
+
+    return platformdirs.user_cache_path("jsnn") / name
 
 
 def _fingerprint(prepared: pathlib.Path) -> str:
@@ -49,19 +49,15 @@ def _fingerprint(prepared: pathlib.Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_cached(folders: list[pathlib.Path], split: str) -> Split | None:
-    """The arrays from the first folder that holds them undamaged, else None."""
-    for folder in folders:
-        try:
-            checksums = json.loads((folder / f"{split}.json").read_text())
-            arrays = Split(*(_load(folder, split, part) for part in Split._fields))
-            intact = checksums == _checksums(arrays)
-        except Exception:
-            # Whatever stands in a damaged file, the remedy is to decode again.
-            continue
-        if intact:
-            return arrays
-    return None
+def read_cached(folder: pathlib.Path, split: str) -> Split | None:
+    """The arrays from the folder if it holds them undamaged, else None."""
+    try:
+        checksums = json.loads((folder / f"{split}.json").read_text())
+        arrays = Split(*(_load(folder, split, part) for part in Split._fields))
+        return arrays if checksums == _checksums(arrays) else None
+    except Exception:
+        # Whatever stands in a damaged file, the remedy is to decode again.
+        return None
 
 
 def _load(folder: pathlib.Path, split: str, part: str) -> np.ndarray:
@@ -69,31 +65,26 @@ def _load(folder: pathlib.Path, split: str, part: str) -> np.ndarray:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def write_cached(folders: list[pathlib.Path], split: str, arrays: Split) -> None:
-    """Writes the arrays to the first folder that takes them; warns if none does."""
-    failures = []
-    for folder in folders:
+def write_cached(folder: pathlib.Path, split: str, arrays: Split) -> None:
+    """Writes the arrays to the folder; warns if it does not take them."""
+    try:
         if _is_locked(folder):
-            failures.append(f"{folder}: read-only")
-            continue
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for part, array in arrays._asdict().items():
-                _replace(
-                    folder / f"{split}-{part}.npy",
-                    lambda file, a=array: np.save(file, a),
-                )
-            content = json.dumps(_checksums(arrays)).encode()
-            _replace(folder / f"{split}.json", lambda file, c=content: file.write(c))
-            return
-        except OSError as error:
-            failures.append(f"{folder}: {error}")
-    warnings.warn(
-        f"the decoded {split} images are not kept, so the next run decodes them again "
-        f"({'; '.join(failures)}). Set JSNN_CACHE to a folder that can be written and has space.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
+            raise PermissionError(errno.EROFS, "it is read-only")
+        folder.mkdir(parents=True, exist_ok=True)
+        for part, array in arrays._asdict().items():
+            _replace(
+                folder / f"{split}-{part}.npy",
+                lambda file, a=array: np.save(file, a),
+            )
+        content = json.dumps(_checksums(arrays)).encode()
+        _replace(folder / f"{split}.json", lambda file: file.write(content))
+    except OSError as error:
+        warnings.warn(
+            f"the decoded {split} images are not kept in {folder} ({error.strerror}), so the next run decodes them again. "
+            "Set JSNN_CACHE to a folder that can be written and has space.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _checksums(arrays: Split) -> dict[str, int]:

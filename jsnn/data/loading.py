@@ -2,7 +2,7 @@
 
 import os
 
-from jsnn.data.cache import cache_folders, read_cached, write_cached
+from jsnn.data.cache import cache_folder, read_cached, write_cached
 from jsnn.data.dataset import DataError, Dataset, Split, from_arrays
 from jsnn.data.digits import CLASS_NAMES, digits
 from jsnn.data.prepare import PREPARABLE, prepare
@@ -77,11 +77,11 @@ def read_splits(
         )
     if folder is None:
         folder = prepare(name, root)
-    folders = cache_folders(folder, root)
+    kept = cache_folder(folder)
     arrays = {}
     for split in splits:
-        cached = read_cached(folders, split)
+        cached = read_cached(kept, split)
         arrays[split] = decode_split(folder, split) if cached is None else cached
         if cached is None:
-            write_cached(folders, split, arrays[split])
+            write_cached(kept, split, arrays[split])
     return arrays, read_class_names(folder)
