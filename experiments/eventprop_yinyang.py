@@ -216,6 +216,7 @@ def main(cfg: Config) -> dict[str, Any]:
             "test_accuracy_max": float(accuracy.max()),
             "test_accuracy_by_seed": " ".join(f"{100 * a:.1f}" for a in accuracy),
             "test_loss": float(np.mean(evaluation.loss)),
+            "test_overflows": int((prediction < 0).sum()),
             "wall_seconds": result.seconds,
             "samples_per_second": result.samples_per_second,
         }

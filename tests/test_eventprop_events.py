@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from jaxtyping import TypeCheckError
 
 from jsnn.eventprop import (
     Arrivals,
@@ -429,3 +430,109 @@ def test_errors_say_what_to_change(options, match):
             t_end=9.0,
             **options,
         )
+
+
+ONE = Arrivals(np.zeros(1), np.ones((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("params", "arrivals", "t_end", "match"),
+    [
+        (dict(threshold=0.0, reset=-1.0), ONE, 9.0, "`threshold`"),
+        (dict(threshold=np.array([1.0, -0.5]), reset=-1.0), ONE, 9.0, "`threshold`"),
+        (dict(threshold=1.0, reset=np.float32(1.0)), ONE, 9.0, "`reset`"),
+        (dict(), Arrivals(np.zeros(1), np.full((1, 2), np.nan)), 9.0, "jumps"),
+        (dict(), Arrivals(np.zeros(1), np.full((1, 2), np.inf)), 9.0, "jumps"),
+        (dict(), Arrivals(np.full(1, np.nan), np.ones((1, 2))), 9.0, "times"),
+        (dict(), Arrivals(np.zeros(3), np.ones((1, 2))), 9.0, "jumps"),
+        (dict(), ONE, -1.0, "`t_end`"),
+        (dict(), ONE, jnp.nan, "`t_end`"),
+    ],
+)
+def test_what_cannot_be_solved_is_refused(params, arrivals, t_end, match):
+    with pytest.raises((ValueError, TypeCheckError), match=match):
+        solve(
+            LIFParams(**params),
+            Arrivals(*map(jnp.asarray, arrivals)),
+            t_end=t_end,
+            max_spikes=4,
+        )
+
+
+@pytest.mark.parametrize(
+    ("weights", "delays", "match"),
+    [
+        (np.full((3, 2), np.nan), None, "`weights`"),
+        (np.ones((2, 2)), None, "`weights` has 2 rows"),
+        (np.ones((3, 2)), np.full(3, np.nan), "`delays`"),
+    ],
+)
+def test_layers_refuse_what_they_know_and_flag_what_they_find(weights, delays, match):
+    """Before a run in words; in a compiled one by NaN, which no loss takes for silence."""
+    spikes = input_spikes(jnp.array([1.0, 2.0, 3.0]))
+    rec = Recurrence(jnp.zeros((2, 2)))
+    layers = {
+        "feed forward": lambda s, w, d: feed_forward(
+            LIFParams(), w, s, delays=d, t_end=T_END, max_spikes=3
+        ),
+        "first": lambda s, w, d: first_spikes(LIFParams(), w, s, delays=d, t_end=T_END),
+        "recurrent": lambda s, w, d: recurrent(
+            LIFParams(), w, rec, s, delays=d, t_end=T_END, max_spikes=6
+        ),
+    }
+    args = spikes, jnp.asarray(weights), None if delays is None else jnp.asarray(delays)
+    for layer in layers.values():
+        with pytest.raises(ValueError, match=match):
+            layer(*args)
+
+    @jit
+    def run(args):
+        return [layer(*args) for layer in layers.values()]
+
+    for out in run(args):
+        assert out.overflow
+        assert np.isnan(out.times).all()
+
+
+def test_traced_physics_out_of_range_is_no_silence():
+    spikes = input_spikes(jnp.array([1.0]))
+
+    @jit
+    @jax.vmap
+    def run(threshold, reset):
+        p = LIFParams(threshold=threshold, reset=reset)
+        return first_spikes(p, jnp.full((1, 1), 9.0), spikes, t_end=T_END)
+
+    out = run(jnp.array([1.0, 0.0, -0.1, 1.0]), jnp.array([0.0, -1.0, -1.0, 1.5]))
+    np.testing.assert_array_equal(out.overflow, [False, True, True, True])
+    np.testing.assert_array_equal(np.isnan(out.times[:, 0]), out.overflow)
+
+
+def test_order_of_input_spikes_does_not_matter():
+    """Sorted beforehand and not, compiled, with gradients: the same numbers, each gradient at its own spike."""
+    rng = np.random.default_rng(0)
+    times = jnp.asarray(rng.uniform(0, 30, 8)).at[5].set(jnp.inf)
+    neuron = jnp.asarray(rng.integers(0, 3, 8), jnp.int32).at[5].set(-1)
+    w = jnp.asarray(rng.uniform(2, 5, (3, 2)))
+    rec, no = Recurrence(jnp.asarray(rng.normal(size=(2, 2)))), jnp.zeros((), bool)
+
+    def loss(times, neuron):
+        s = EventSpikes(times, neuron, no)
+        jumps = jnp.where((neuron >= 0)[:, None], w[neuron], 0.0)
+        options = dict(t_end=T_END, max_spikes=12)
+        found = [
+            solve(LIFParams(), Arrivals(times, jumps), **options).times,
+            feed_forward(LIFParams(), w, s, **options).times,
+            recurrent(LIFParams(), w, rec, s, **options).times,
+            first_spikes(LIFParams(), w, s, t_end=T_END).times,
+        ]
+        return sum(spike_time_loss(t, 1.0) for t in found), jnp.concatenate(found)
+
+    run = jit(jax.value_and_grad(loss, has_aux=True))
+    (_, found), gradient = run(times, neuron)
+    order = jnp.argsort(times)
+    (_, want), sorted_gradient = run(times[order], neuron[order])
+    assert np.isfinite(want).sum() > 12
+    np.testing.assert_array_equal(found, want)
+    np.testing.assert_array_equal(gradient[order], sorted_gradient)
+    assert (np.asarray(gradient)[np.isfinite(times)] != 0).any()

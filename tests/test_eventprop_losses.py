@@ -186,6 +186,11 @@ def test_yin_yang_inputs_have_a_bias_spike():
     np.testing.assert_allclose(got, [[7.5, 15.0, 22.5, 15.0, 1.0]])
 
 
+def test_an_exceeded_budget_is_never_a_hit():
+    times = jnp.array([[jnp.nan, jnp.nan], [2.0, 1.0], [jnp.nan, 1.0]])
+    np.testing.assert_array_equal(losses.predicted_class(times), [-1, 1, -1])
+
+
 def test_an_exceeded_budget_reaches_the_loss():
     """The event solver makes all times NaN then; taken for silence it would go unnoticed."""
     times, labels = jnp.array([[jnp.nan, jnp.nan], [1.0, 2.0]]), jnp.array([0, 1])

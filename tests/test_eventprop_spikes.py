@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jaxtyping import TypeCheckError
 
 from jsnn import neurons
 from jsnn.eventprop import Drive, OccupiedSpikes, TimedSpikes, synapse
@@ -51,6 +52,9 @@ def test_eventprop_layers_refuse_plain_arrays():
         lif(neurons_params(), None, jnp.ones((4, 2, 3)), dt=1.0)
     with pytest.raises(TypeError, match="Drive"):
         Drive(W, W) + W
+    apart = Drive(jnp.ones((4, 2, 3)), jnp.ones((4, 1, 3)))
+    with pytest.raises((ValueError, TypeCheckError), match="drive"):
+        lif(neurons_params(), None, apart, dt=1.0)
 
 
 def neurons_params():

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from experiments import eventprop_points, eventprop_yinyang
+from experiments.eventprop_seeds import keys
 from experiments.eventprop_yinyang import Config
-from jsnn.eventprop import TimedSpikes, spikes
+from jsnn.eventprop import TimedSpikes, event_layers, latency, spikes
+from jsnn.eventprop.flow import LIFParams
 from jsnn.layers import Model
 
 TINY = {"hidden": 20, "num_train": 64, "epochs": 1, "batch_size": 32, "progress": False}
@@ -183,3 +185,39 @@ def test_split_spikes_keep_mass_and_time():
     )
     with pytest.raises(ValueError, match="`lead`"):
         spikes.split(TimedSpikes(z), dt=1.0)
+
+
+def test_points_that_exceed_a_budget_are_misses_and_counted(tmp_path):
+    """A budget that the one training point just needs: test points with more spikes have no class. Weights hardly move."""
+    flags = TINY | {
+        "solver": "events",
+        "num_train": 1,
+        "batch_size": 1,
+        "lr": 1e-9,
+        "seed": 3,
+    }
+    roomy = Config(out=tmp_path / "roomy", max_spikes=4, **flags)
+    model = eventprop_yinyang.make_trainer(roomy).init(keys(3, 1)[0]).model
+
+    @jax.jit
+    @jax.vmap
+    def number(point):
+        inputs = event_layers.input_spikes(
+            latency.coordinate_times(point[None], t_max=roomy.t_max)[0]
+        )
+        hidden = event_layers.feed_forward(
+            LIFParams(), model.params["hidden"], inputs, t_end=roomy.T, max_spikes=4
+        )
+        return jnp.isfinite(hidden.times).sum()
+
+    train, test = (
+        eventprop_yinyang.load(name, n) for name, n in (("train", 1), ("test", None))
+    )
+    budget = int(number(train[0]).max())
+    beyond = int((number(test[0]) > budget).sum())
+    assert 0 < beyond < 1000
+    cfg = dataclasses.replace(roomy, out=tmp_path / "short", max_events=budget)
+    summary = eventprop_yinyang.main(cfg)
+    assert summary["test_overflows"] == beyond
+    assert summary["test_accuracy"] <= 1 - beyond / 1000
+    assert eventprop_yinyang.main(roomy)["test_overflows"] == 0

@@ -20,13 +20,15 @@ from jsnn.eventprop.events import (
     EventSpikes,
     OnOverflow,
     Recurrence,
-    solve,
+    check_solvable,
+    in_order,
+    solve_in_order,
 )
 from jsnn.eventprop.flow import LIFParams
 
 
 class FirstSpikes(NamedTuple):
-    """`times` `[N]`, infinite where silent; `overflow`: a layer below had more spikes than its budget."""
+    """`times` `[N]`, infinite where silent; `overflow`: a layer below had more spikes than its budget, or see `EventSpikes`."""
 
     times: Float[Array, "N"]
     overflow: Bool[Array, ""]
@@ -40,13 +42,28 @@ def input_spikes(times: Float[Array, "I"]) -> EventSpikes:
 
 
 def _rows(weights: Float[Array, "I N"], spikes: EventSpikes) -> Float[Array, "K N"]:
-    """The weights of the input behind each spike; zero for padding."""
-    known = (spikes.neuron >= 0)[:, None]
-    return jnp.where(known, weights[jnp.maximum(spikes.neuron, 0)], 0.0)
+    """The weights of the input behind each spike; zero for padding, NaN for an input that has no row.
+
+    Raises:
+      ValueError: if weights or spikes, as far as they are known, are no numbers or do not belong together.
+    """
+    check.number("weights", weights)
+    check.number(
+        "spikes.neuron",
+        spikes.neuron,
+        f"[-1, {weights.shape[0] - 1}]",
+        remedy=f"`weights` has {weights.shape[0]} rows, one an input.",
+    )
+    sender = jnp.maximum(spikes.neuron, 0)
+    found = weights.at[sender].get(mode="fill", fill_value=jnp.nan)
+    return jnp.where((spikes.neuron >= 0)[:, None], found, 0.0)
 
 
 def _check_delays(delays: Array | None, weights: Array, *, axonal_only: bool) -> None:
-    if delays is None or delays.shape == weights.shape[:1]:
+    if delays is None:
+        return
+    check.number("delays", delays)
+    if delays.shape == weights.shape[:1]:
         return
     if axonal_only:
         raise ValueError(
@@ -66,9 +83,13 @@ def _by_neuron(
     **options,
 ) -> EventSpikes:
     """Each neuron's own spikes, `[N, S]`."""
+    check_solvable(params, options["t_end"])
     _check_delays(delays, weights, axonal_only=False)
-    jumps = _rows(weights, spikes).T
-    times = jnp.broadcast_to(spikes.times[None], jumps.shape)
+    times, jumps = spikes.times, _rows(weights, spikes)
+    if delays is None:
+        times, jumps = in_order(times, jumps)
+    jumps = jumps.T
+    times = jnp.broadcast_to(times[None], jumps.shape)
     if delays is not None:
         delays = jnp.broadcast_to(delays.reshape(weights.shape[0], -1), weights.shape)
         times = times + _rows(delays, spikes).T
@@ -79,7 +100,7 @@ def _by_neuron(
     axes = LIFParams(*(0 if jnp.ndim(p) else None for p in params))
 
     def neuron(params, times, jumps):
-        return solve(
+        return solve_in_order(
             params,
             Arrivals(times, jumps[:, None]),
             on_overflow="flag",
@@ -107,7 +128,7 @@ def feed_forward(
     Args:
       params: physics, scalars or `[N]`; differentiable.
       weights: `[I, N]`.
-      spikes: of the layer below, in the order of time.
+      spikes: of the layer below; they are sorted in time.
       delays: `[I]`, one an input (axonal), or `[I, N]`, one a synapse.
       t_end: nothing happens after it.
       max_spikes: budget of spikes a neuron.
@@ -168,10 +189,10 @@ def first_spikes(
         crossing=crossing,
         min_slope=min_slope,
     )
-    times = own.times[:, 0]
+    times, overflow = own.times[:, 0], spikes.overflow | own.overflow.any()
     if on_overflow == "nan":
-        times = jnp.where(spikes.overflow, jnp.nan, times)
-    return FirstSpikes(times, spikes.overflow)
+        times = jnp.where(overflow, jnp.nan, times)
+    return FirstSpikes(times, overflow)
 
 
 def recurrent(
@@ -193,7 +214,7 @@ def recurrent(
       params: physics, scalars or `[N]`; differentiable.
       weights: from the layer below, `[I, N]`.
       recurrence: synapses within the layer, with or without delays.
-      spikes: of the layer below, in the order of time.
+      spikes: of the layer below; they are sorted in time.
       delays: `[I]`, one an input.
       t_end: nothing happens after it.
       max_spikes: budget of spikes of the whole layer.
@@ -201,15 +222,14 @@ def recurrent(
       on_overflow: see `events.solve`; an overflow below counts as one here.
       min_slope: see `events.solve`.
     """
+    check_solvable(params, t_end)
     _check_delays(delays, weights, axonal_only=True)
     times, jumps = spikes.times, _rows(weights, spikes)
     if delays is not None:
         times = times + _rows(delays[:, None], spikes)[:, 0]
-        order = jnp.argsort(times)
-        times, jumps = times[order], jumps[order]
-    out = solve(
+    out = solve_in_order(
         params,
-        Arrivals(times, jumps),
+        in_order(times, jumps),
         recurrence,
         t_end=t_end,
         max_spikes=max_spikes,

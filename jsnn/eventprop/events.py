@@ -31,7 +31,7 @@ OnOverflow = Literal["nan", "flag"]
 
 
 class Arrivals(NamedTuple):
-    """Input of a layer: at `times[k]` the current of every neuron jumps by `jumps[k]`. Sorted in time, padded with infinity."""
+    """Input of a layer: at `times[k]` the current of every neuron jumps by `jumps[k]`. In any order, padded with infinity."""
 
     times: Float[Array, "K"]
     jumps: Float[Array, "K N"]
@@ -54,7 +54,8 @@ class EventSpikes(NamedTuple):
     Attributes:
       times: infinite past the last one.
       neuron: which, -1 past the last one.
-      overflow: there were more spikes than the budget; `times` is then incomplete, or NaN.
+      overflow: there were more spikes than the budget, or an input that only the running program knew was out of range, such as NaN;
+        `times` is then incomplete, or NaN.
     """
 
     times: Float[Array, "S"]
@@ -86,18 +87,68 @@ def solve(
       max_spikes: budget of spikes of the whole layer. The loop always takes its full length, arrivals + spikes (+ delayed arrivals).
       first_only: stop at spike number `max_spikes`, which is then no overflow. With one neuron and `max_spikes=1`: time to first spike.
       crossing: how threshold crossings are found, see `crossing`. None: by the ratio of the time constants.
-      on_overflow: `"nan"` makes all times NaN if the budget is exceeded, so that no training goes on from half a simulation; `"flag"`
+      on_overflow: `"nan"` makes all times NaN where `EventSpikes.overflow` is set, so that no training goes on from half a simulation; `"flag"`
         only sets `overflow`.
       min_slope: floor of tau_m dV/dt at a spike, for grazing ones; far below what others reach.
 
     Raises:
-      ValueError: if a budget, a shape or a choice is out of range.
+      ValueError: if a budget, a shape, a choice, or a number that is not traced is out of range.
     """
+    check_solvable(params, t_end)
+    check.number("arrivals.times", arrivals.times, "(-inf, inf]")
+    check.number("arrivals.jumps", arrivals.jumps)
+    if arrivals.times.shape != arrivals.jumps.shape[:1]:
+        raise ValueError(
+            f"`arrivals.jumps` must have a row for each of the {arrivals.times.shape[0]} `arrivals.times`, got shape {arrivals.jumps.shape}."
+        )
+    arrivals = in_order(arrivals.times, arrivals.jumps)
+    return solve_in_order(
+        params,
+        arrivals,
+        recurrence,
+        t_end=t_end,
+        max_spikes=max_spikes,
+        first_only=first_only,
+        crossing=crossing,
+        on_overflow=on_overflow,
+        min_slope=min_slope,
+    )
+
+
+def check_solvable(params: LIFParams, t_end: ArrayLike) -> None:
+    """Refuses physics that the solver cannot handle, as far as they are known: above all a threshold that a neuron at rest has reached."""
     check_params(params)
+    check.number(
+        "threshold",
+        params.threshold,
+        "(0, inf)",
+        remedy="The exact solver looks for the first time at which a neuron rises from rest, 0, to its threshold.",
+    )
+    check.number("t_end", t_end, "(0, inf]")
+
+
+def in_order(times: Array, jumps: Array) -> Arrivals:
+    """Sorted in time; of equal times the first given comes first."""
+    order = jnp.argsort(jax.lax.stop_gradient(times), stable=True)
+    return Arrivals(times[order], jumps[order])
+
+
+def solve_in_order(
+    params: LIFParams,
+    arrivals: Arrivals,
+    recurrence: Recurrence | None = None,
+    *,
+    t_end: ArrayLike,
+    max_spikes: int,
+    first_only: bool = False,
+    crossing: Method | None = None,
+    on_overflow: OnOverflow = "nan",
+    min_slope: float = 1e-6,
+) -> EventSpikes:
+    """`solve` for arrivals that have been checked and sorted."""
     max_spikes = check.whole("max_spikes", max_spikes, 1)
     min_slope = check.static("min_slope", min_slope, "(0, inf)")
     check.choice("on_overflow", on_overflow, get_args(OnOverflow))
-    check.number("t_end", t_end, "(0, inf]")
     method = choose_method(params) if crossing is None else crossing
     check_method(method, params)
     dtype, size = arrivals.jumps.dtype, arrivals.jumps.shape[1]
@@ -108,11 +159,22 @@ def solve(
     end = jax.lax.stop_gradient(jnp.asarray(t_end, dtype))
     times = arrivals.times.astype(dtype)
     out: Any = _solve(static, params, times, arrivals.jumps, weights, delays, end)
-    overflow = out.overflow | jnp.isnan(times).any()
+    overflow = out.overflow | _broken(params, arrivals, weights, delays)
     spike_times = out.times
     if on_overflow == "nan":
         spike_times = jnp.where(overflow, jnp.nan, spike_times)
     return EventSpikes(spike_times, out.neuron, overflow)
+
+
+def _broken(
+    params: LIFParams, arrivals: Arrivals, weights: Array | None, delays: Array | None
+) -> Array:
+    """What `solve` refuses where it is known, found while the program runs; else it would pass for silence."""
+    numbers = [x for x in (*params, *arrivals, weights, delays) if x is not None]
+    broken = jnp.stack([jnp.isnan(x).any() for x in numbers]).any()
+    low = jnp.maximum(params.reset, 0.0)
+    broken = broken | (params.threshold <= low).any()
+    return broken if delays is None else broken | (delays < 0).any()
 
 
 def _recurrent_arrays(
@@ -121,12 +183,14 @@ def _recurrent_arrays(
     if recurrence is None:
         return None, None
     weights, delays = recurrence
+    check.number("recurrence.weights", weights)
     if weights.shape != (size, size):
         raise ValueError(
             f"`recurrence.weights` must be [{size}, {size}], got {weights.shape}."
         )
     if delays is None:
         return weights, None
+    check.number("recurrence.delays", delays, "[0, inf]")
     if delays.shape not in ((size,), (size, size)):
         raise ValueError(
             f"`recurrence.delays` must be [{size}] or [{size}, {size}], got {delays.shape}."

@@ -121,8 +121,11 @@ def ce_max_voltage(
 
 
 def predicted_class(times: Float[Array, "B C"]) -> Int[Array, "B"]:
-    """The neuron that spikes first; of equals the lowest. A sample without a spike is given to class 0."""
-    return times.argmin(1)
+    """The neuron that spikes first; of equals the lowest. A sample without a spike is given to class 0.
+
+    A sample with a NaN, which exceeded a budget of the event solver, has no class: it gets -1, and so is never a hit.
+    """
+    return jnp.where(jnp.isnan(times).any(1), -1, times.argmin(1))
 
 
 def max_voltage(v: Float[Array, "T B C"]) -> Float[Array, "B C"]:

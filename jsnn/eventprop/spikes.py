@@ -92,6 +92,10 @@ def require_drive(drive: Any) -> None:
         raise TypeError(
             f"`drive` must be a Drive, as `synapse` returns it; got {type(drive).__name__}."
         )
+    if drive.mass.shape != drive.time.shape:
+        raise ValueError(
+            f"`drive.mass` and `drive.time` must hold the same numbers, got shapes {drive.mass.shape} and {drive.time.shape}."
+        )
 
 
 def from_times(
