@@ -8,7 +8,6 @@ Axes: M members.
 """
 
 import copy
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,11 +18,9 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jsnn import training
+from jsnn.memory import free_bytes, gigabytes
 from jsnn.runs import Run, RunError
 from jsnn.search import Member
-
-# Of the memory that is free: the rest is for the compiler, the operating system and what the estimate misses.
-_SHARE = 0.7
 
 
 def numbers(found: dict[str, Any]) -> dict[str, Any]:
@@ -103,26 +100,6 @@ def split(member: Member, traced: Sequence[str]) -> tuple[dict[str, Any], Member
     return fixed, Member(varied, member.seed)
 
 
-def free_bytes() -> int:
-    """Memory for a sweep on each device."""
-    device = jax.local_devices()[0]
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    if stats and "bytes_limit" in stats:
-        return int(_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-    page = os.sysconf("SC_PAGE_SIZE")
-    try:  # Linux: what is free or can be freed
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        total = 1024 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        total = page * os.sysconf("SC_PHYS_PAGES") // 2
-    return int(_SHARE * total) // jax.local_device_count()
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
-
-
 def check_memory(program: Program, member: Member, chunk: int, available: int) -> None:
     """Refuses a chunk whose parameters and optimiser state alone exceed memory, before anything is compiled.
 
@@ -133,8 +110,8 @@ def check_memory(program: Program, member: Member, chunk: int, available: int) -
     each = sum(x.size * _width(x) for x in jax.tree.leaves(state))
     if each * chunk > available:
         raise ValueError(
-            f"`--chunk {chunk}` does not fit: the members' parameters and optimiser states alone take {chunk} x {_gigabytes(each)} of the "
-            f"{_gigabytes(available)} of memory. Choose --chunk {max(1, int(available / (2 * each)))} or less, or leave it out."
+            f"`--chunk {chunk}` does not fit: the members' parameters and optimiser states alone take {chunk} x {gigabytes(each)} of the "
+            f"{gigabytes(available)} of memory. Choose --chunk {max(1, int(available / (2 * each)))} or less, or leave it out."
         )
 
 
@@ -236,7 +213,7 @@ def _fit(
         fitting = int(0.9 * size * available / needed) // devices * devices
         if chunk is not None or size == devices:
             raise ValueError(
-                f"`--chunk {size}` does not fit: it needs {_gigabytes(needed)} a device and there are {_gigabytes(available)}. "
+                f"`--chunk {size}` does not fit: it needs {gigabytes(needed)} a device and there are {gigabytes(available)}. "
                 + (
                     f"Choose --chunk {fitting} or less, or leave it out."
                     if fitting

@@ -19,7 +19,7 @@ from jsnn.continual import trainer as continual_trainer
 from jsnn.eventprop import latency, losses
 from jsnn.models import stdp_network, stdp_steps
 from jsnn.stdp import trainer as stdp_trainer
-from jsnn.train import loop, saved, supervised, transform
+from jsnn.train import feed, loop, saved, supervised, transform
 from jsnn.train import trainer as trainers
 
 RNG = np.random.default_rng(0)
@@ -285,3 +285,42 @@ def test_seeds_side_by_side_take_the_same_first_step(case):
         found,
         single,
     )
+
+
+def test_streamed_from_the_host_it_is_the_same(tmp_path, monkeypatch):
+    """Windows of three steps, killed within an epoch and within a window, from a file that is never read whole."""
+    case = of_layers()
+    want = fit(case, KEY)
+    windows = []
+    make = feed.Streamed.__init__
+    monkeypatch.setattr(
+        feed.Streamed, "__init__", lambda self, *a: make(self, *a, window=3)
+    )
+    read = feed.Streamed._read
+    monkeypatch.setattr(
+        feed.Streamed,
+        "_read",
+        lambda self, rows, start: (windows.append(start), read(self, rows, start))[1],
+    )
+    np.save(tmp_path / "x.npy", np.asarray(case.data.train.inputs))
+    inputs = np.load(tmp_path / "x.npy", mmap_mode="r")
+    host = case.data._replace(train=supervised.Samples(inputs, np.asarray(case.data.train.labels)))  # fmt: skip
+    schedule = dataclasses.replace(case.schedule, checkpoint_seconds=0.0)
+    for left in (7, 8, 9, 10**6):
+        run = DyingRun(tmp_path / "run", experiment="e", config={}, resume=True)
+        run.left = left
+        options = {"run": run, "schedule": schedule, "stream": True}
+        try:
+            got = fit(case._replace(data=host), KEY, **options)
+        except Killed:
+            run._lock = None
+    assert_equal(got.state.own, want.state.own)
+    assert steady(got.rows) == steady(want.rows)
+    assert any(windows)  # resumed in the middle of an epoch
+
+
+def test_what_cannot_stream_is_refused(case):
+    if case.trainer.order is not None:
+        pytest.skip("this one can")
+    with pytest.raises(ValueError, match="cannot stream from the host"):
+        fit(case, KEY, stream=True)

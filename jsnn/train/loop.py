@@ -17,6 +17,7 @@ import numpy as np
 
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
+from jsnn.train import feed
 from jsnn.train import trainer as trainers
 from jsnn.train.clock import Clock
 from jsnn.train.fitted import Fitted
@@ -87,6 +88,7 @@ def fit(
     split: str | None = None,
     reuse: Callable[[int, TrainState, Any], TrainState | None] | None = None,
     finished: Callable[[int, TrainState], None] | None = None,
+    stream: bool | None = None,
     progress: bool = True,
 ) -> Fitted:
     """Trains from `key`, or goes on from the newest checkpoint of `run`, to the end of the last phase.
@@ -100,6 +102,8 @@ def fit(
       split: what the held-out samples are called in rows: `validation` or `test`. None: validation if the data set has one.
       reuse: `(phase, state, data) -> state or None`: the state after a phase that need not be trained again.
       finished: `(phase, state)`: called after each phase.
+      stream: leave training samples on the host and send them to the device window by window; the result is the same to the bit. None: only if they do
+        not fit the device's memory, which is said. They may then be memory-mapped (`np.load(path, mmap_mode="r")`).
       progress: show a progress bar.
 
     Returns:
@@ -120,7 +124,7 @@ def fit(
     session = _Session(
         trainer, run or Log(), schedule or Schedule(), split, reuse, finished, progress
     )
-    return session.train(data, key)
+    return session.train(data, key, stream)
 
 
 @jax.jit
@@ -138,6 +142,7 @@ class _Session:
         self.hidden = not (progress and meshes.is_primary())
         self.parameters = trainer.parameters or trainer.model
         self.found: Any = None
+        self.streams = False
         options: Any = {"out_shardings": meshes.replicated(trainer.mesh)}
         jit = functools.partial(jax.jit, **options)
         self.fns = {
@@ -149,13 +154,14 @@ class _Session:
         if trainer.advance is not None:
             self.fns["advance"] = jit(trainer.advance, static_argnums=2)
 
-    def train(self, data: Any, key: jax.Array) -> Fitted:
+    def train(self, data: Any, key: jax.Array, stream: bool | None) -> Fitted:
         """All phases, or those that are left."""
         trainer = self.trainer
+        data = self._placed(data, stream)
         state = self.run.restore(*self._templates(key))
         self.run.rewind(int(state.step))
         self.clock, self.saved = Clock(self.run.rows()), time.monotonic()
-        state, data = meshes.replicate((state, data), trainer.mesh)
+        state = meshes.replicate(state, trainer.mesh)
         last = len(trainer.phases) - 1
         for number, phase in enumerate(trainer.phases):
             if number >= int(state.phase):
@@ -173,6 +179,28 @@ class _Session:
         return Fitted(
             trainer, state, found, self.run.rows(), self.clock.read(), samples
         )
+
+    def _placed(self, data: Any, stream: bool | None) -> Any:
+        """The data on the device, but for training samples that stream from the host."""
+        train = getattr(data, "train", None)
+        if self.trainer.order is None and not stream:
+            return meshes.replicate(data, self.trainer.mesh)
+        self.streams, why = feed.decide(self.trainer, train, stream)
+        if not self.hidden and (self.streams or stream is not None):
+            print(why, flush=True)
+        if not self.streams:
+            return meshes.replicate(data, self.trainer.mesh)
+        held = meshes.replicate(data._replace(train=()), self.trainer.mesh)
+        return held._replace(train=jax.tree.map(np.asarray, train))
+
+    def _feed(self, state: TrainState, data: Any, phase: Phase) -> tuple[Any, int]:
+        """What `run` learns from in this phase, and the steps of an epoch."""
+        if self.streams:
+            pool = self.trainer.pool(state, data, phase.program)
+            per_epoch = int(self.trainer.steps_per_epoch(pool))
+            return feed.Streamed(self.trainer, pool, per_epoch), per_epoch
+        pool = self.fns["pool"](state, data, phase.program)
+        return feed.Resident(pool), int(self.trainer.steps_per_epoch(pool))
 
     def _templates(self, key: jax.Array) -> tuple[TrainState, ...]:
         """The state to start from, and what a checkpoint of it may have grown to."""
@@ -214,13 +242,14 @@ class _Session:
         """All epochs of a phase, or what is left of them."""
         from tqdm import tqdm
 
-        pool = self.fns["pool"](state, data, phase.program)
-        per_epoch = int(self.trainer.steps_per_epoch(pool))
+        source, per_epoch = self._feed(state, data, phase)
+        pool = source.pool
         done, total = int(state.phase_step), phase.epochs * per_epoch
         if done >= total:
             return state
         # Compiles, and takes no step.
-        state, metrics = self.fns["run"](state, pool, jnp.int32(0), phase.program)
+        window = source.at(state, done)
+        state, metrics = self.fns["run"](state, window, jnp.int32(0), phase.program)
         self.most = jax.tree.leaves(metrics)[0].shape[0]
         options = {"unit": "step", "desc": phase.name, "disable": self.hidden}
         with tqdm(total=total, initial=done, **options) as bar:
@@ -228,7 +257,7 @@ class _Session:
                 look = self.schedule.look(done, per_epoch, phase)
                 while done < look:
                     stops = self.schedule.rows(done, look)
-                    state = self._advance(state, pool, per_epoch, phase, stops, bar)
+                    state = self._advance(state, source, per_epoch, phase, stops, bar)
                     done = int(state.phase_step)
                     if done < look:
                         self._save_if_late(state)
@@ -241,7 +270,7 @@ class _Session:
     def _advance(
         self,
         state: TrainState,
-        pool: Any,
+        source: Any,
         per_epoch: int,
         phase: Phase,
         stops: list[int],
@@ -255,9 +284,10 @@ class _Session:
         while done < passed[-1]:
             length = passed[-1] - done
             length = min(length, meshes.agree(self.clock.stretch()), self.most)
-            began = time.monotonic()
+            length = min(length, source.reach(done))
+            window, began = source.at(state, done), time.monotonic()
             state, metrics = self.fns["run"](
-                state, pool, jnp.int32(length), phase.program
+                state, window, jnp.int32(length), phase.program
             )
             # Waits for the device.
             parts.append({k: np.asarray(v)[:length] for k, v in metrics.items()})
@@ -274,7 +304,7 @@ class _Session:
             step = start.step + int(grown[: part.stop].sum())
             place, first = Place(start.phase, stop, step), stop
             values = summary({k: v[part] for k, v in whole.items()})
-            row = self._log("train", place, pool, per_epoch, values)
+            row = self._log("train", place, source.pool, per_epoch, values)
             self._check_finite(row)
         self._check_finite(row, state)
         shown = next((k for k in ("loss", "accuracy") if k in row), None)

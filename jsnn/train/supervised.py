@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jsnn import check, encoders, losses, readout
 from jsnn import mesh as meshes
 from jsnn.model import Model, Network
-from jsnn.train.trainer import Phase, Prediction, Trainer
+from jsnn.train.trainer import Phase, Prediction, Trainer, Window
 
 
 class Task(NamedTuple):
@@ -182,12 +182,37 @@ def supervised(
         )
         return state, {"loss": loss, "accuracy": accuracy}
 
+    def permutation(state, samples):
+        epoch = state.phase_step // steps_per_epoch(samples)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, 0), epoch)
+        return jax.random.permutation(key, len(samples.labels))
+
+    def order(state, samples):
+        return permutation(state, samples)[: steps_per_epoch(samples) * batch_size]
+
+    def run_window(state, window, num_steps):
+        def body(i, carry):
+            state, metrics = carry
+            first = (state.phase_step % window.per_epoch - window.first) * batch_size
+            batch = jax.tree.map(
+                lambda x: jax.lax.dynamic_slice_in_dim(x, first, batch_size),
+                window.samples,
+            )
+            batch = meshes.shard_batch(batch, mesh)
+            with meshes.scope(mesh):
+                state, new = step(state, batch)
+            return state, jax.tree.map(lambda m, x: m.at[i].set(x), metrics, new)
+
+        empty = jnp.zeros(len(window.samples.labels) // batch_size)
+        start = state, {"loss": empty, "accuracy": empty}
+        return jax.lax.fori_loop(0, num_steps, body, start)
+
     def run(state, samples, num_steps, program):
+        if isinstance(samples, Window):
+            return run_window(state, samples, num_steps)
         count, per_epoch = len(samples.labels), steps_per_epoch(samples)
         left = count % batch_size if remainder == "keep" else 0
-        shuffle = jax.random.fold_in(state.key, 0)
-        shuffle = jax.random.fold_in(shuffle, state.phase_step // per_epoch)
-        order = jax.random.permutation(shuffle, count)
+        order = permutation(state, samples)
 
         def take(state, batch):
             chosen = jax.tree.map(lambda x: x[batch], samples)
@@ -227,6 +252,7 @@ def supervised(
         predict=lambda model, inputs: task.prediction(task.outputs(model, inputs)),
         accuracy=lambda found: found.hit.mean(),
         parameters=lambda state: state.own.model.params,
+        order=order if remainder == "drop" else None,
         prepare=prepare,
         report=_report,
         samples=lambda state: int(state.step) * batch_size,

@@ -52,6 +52,14 @@ class Place(NamedTuple):
     step: int
 
 
+class Window(NamedTuple):
+    """Part of a pool, in the order in which an epoch's batches take it: what `run` gets of a pool that streams from the host."""
+
+    samples: Any  # the rows of W steps, one batch after another
+    first: Int[Array, ""]  # step of the epoch that takes the first of them
+    per_epoch: Int[Array, ""]
+
+
 class Prediction(NamedTuple):
     """What a model says about samples."""
 
@@ -88,6 +96,8 @@ class Trainer(NamedTuple):
       done: `(state, per_epoch) -> bool`: end the phase before its last epoch.
       accuracy: `found -> accuracy`, of an evaluation; for `keep_best`.
       parameters: `state -> tree`: what must stay finite.
+      order: `(state, pool) -> rows`: which rows of the pool the epoch's batches take, in this order, for pools that stream from the host;
+        `run` then gets a `Window` of them. None: the pool must lie on the device.
       resize: `(state, phase) -> state`: on the host, before a phase begins: arrays with room for it. None: shapes never change.
       prepare: `dataset -> data`: a `jsnn.data.Dataset` as the functions above take it.
       where: `(place, pool, per_epoch) -> dict`: entries that say in a row how far the training has come; its epoch if None.
@@ -112,6 +122,7 @@ class Trainer(NamedTuple):
     done: Callable[[TrainState, Any], Array] = _never
     accuracy: Callable[[Any], Array] | None = None
     parameters: Callable[[TrainState], Any] | None = None
+    order: Callable[[TrainState, Any], Array] | None = None
     resize: Callable[[TrainState, int], TrainState] | None = None
     prepare: Callable[[Any], Any] | None = None
     where: Callable[[Place, Any, int], dict[str, Any]] | None = None

@@ -101,6 +101,7 @@ def over_seeds(trainer: Trainer, *, at_once: int | None = None) -> Trainer:
             lambda model: trainer.predict(model, inputs), models
         ),
         resize=trainer.resize and _unchanged(trainer.resize),
+        order=None,  # each seed has an order of its own
     )
 
 
@@ -215,6 +216,7 @@ def keep_best(trainer: Trainer, *, patience: int | None = None) -> Trainer:
         parameters=view(trainer.parameters or trainer.model),
         samples=view(trainer.samples),
         resize=None,
+        order=view(trainer.order),
         keeps_best=True,
     )
 
