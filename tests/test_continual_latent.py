@@ -87,7 +87,7 @@ def test_a_wrong_place_is_refused_before_a_run_is_made(tmp_path):
     cfg = Config(
         tmp_path / "run", data="digits", method="latent-er", latent_layer=3, width=4
     )
-    with pytest.raises(ValueError, match=r"`latent_layer` .* places at 2, 4, got 3"):
+    with pytest.raises(ValueError, match=r"`--latent-layer` .* places at 2, 4, got 3"):
         cil_cifar10.main(cfg)
     assert not (tmp_path / "run").exists()
 

@@ -159,7 +159,6 @@ CIL = {
     "timesteps": 2,
     "epochs_per_task": 2,
     "batch_size": 16,
-    "buffer": 40,
 }
 FIGURES = "final_accuracy average_incremental_accuracy forgetting backward_transfer task_il_accuracy task_il_forgetting"
 
@@ -169,7 +168,7 @@ FIGURES = "final_accuracy average_incremental_accuracy forgetting backward_trans
     [
         # Batch norm's policy makes two programs of a run, one for the first task.
         (
-            {"method": "der", "batch_norm": "reference", "tasks": "3x2"},
+            {"method": "der", "recipe": "reference", "tasks": "3x2", "buffer": 40},
             "match.alpha=0.1,0.5",
         ),
         ({"method": "slda", "tasks": "2x3"}, "predict.shrinkage=0.01,0.5"),  # freezes
