@@ -101,7 +101,7 @@ def on_grid(w: Any, x: Any, dt: float) -> tuple[Any, Any]:
 
 
 def by_surrogate(w: Any, x: Any, dt: float, spike_fn: Any) -> tuple[Any, Any]:
-    """The same grid, spike for spike, differentiated by plain autodiff with a surrogate for the step; the reset is detached."""
+    """The same network with the whole reset at the grid point, by plain autodiff with a surrogate for the step; the reset is detached."""
     a, b, kappa = flow(jnp.asarray(dt), jnp.asarray(20.0), jnp.asarray(5.0))
 
     def step(state, u):
