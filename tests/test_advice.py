@@ -84,14 +84,6 @@ MISTAKES = {
         lambda: layers.Sequence(layers.MaxPool),  # pyright: ignore[reportArgumentType]
         r"`MaxPool\(...\)`",
     ),
-    "a function for a layer": (
-        lambda: layers.Sequence(jnp.ravel),  # pyright: ignore[reportArgumentType]
-        "subclass of `Layer`",
-    ),
-    "a layer of Flax": (
-        lambda: layers.Sequence(nnx.Linear(2, 2, rngs=RNGS)),  # pyright: ignore[reportArgumentType]
-        "Linear, no layer of jsnn",
-    ),
     "None for a layer": (lambda: layers.Sequence(None), "None, no layer"),  # pyright: ignore[reportArgumentType]
     "a layer for a neuron": (
         lambda: layers.Neurons(spiking()),  # pyright: ignore[reportArgumentType]

@@ -206,7 +206,7 @@ def test_the_gradient_of_a_learnt_threshold_is_that_of_its_softplus():
     """Chain rule by hand: d theta / d free = 1 - exp(-theta)."""
     layer = layers.Neurons(neurons.lif(threshold=0.3), learn=("threshold",))
     free = layer.params["threshold"][...]
-    slope = jax.grad(lambda f: layers._from_free("threshold", f))(free)
+    slope = jax.grad(lambda f: layers.spiking._from_free("threshold", f))(free)
     np.testing.assert_allclose(slope, 1 - math.exp(-0.3), rtol=1e-5)
 
 
