@@ -1,7 +1,5 @@
 """Encoders against loops over single pixels in float64, closed forms, and the statistics they promise."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -245,9 +243,3 @@ def test_errors_name_argument_and_value(call, message, images, key, monkeypatch)
 def test_intensities_are_not_checked_while_traced(images, key):
     spikes = jax.jit(lambda x: encode.bernoulli(key, x, T))(images * 3)
     assert spikes.shape == (T, *images.shape)
-
-
-def test_docstring_examples():
-    result = doctest.testmod(encode)
-    assert result.attempted >= 1
-    assert result.failed == 0

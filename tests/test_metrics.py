@@ -1,6 +1,5 @@
 """Metrics against hand-made cases, loops over single synapses, and scikit-learn."""
 
-import doctest
 import json
 
 import jax
@@ -314,9 +313,3 @@ def test_errors_name_argument_and_value(call, message, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         call(counted(np.ones((2, C))))
-
-
-def test_docstring_examples():
-    result = doctest.testmod(metrics)
-    assert result.attempted >= 2
-    assert result.failed == 0

@@ -156,7 +156,7 @@ def apply(
 def network(build: Any) -> Network:
     """Layers as pure functions, to be trained: see `jsnn.classifier`.
 
-    >>> net = network(lambda rngs: [Dense(4, 8, rngs=rngs), LIF(beta=0.9), Dense(8, 3, rngs=rngs), LI()])
+    >>> net = network(lambda rngs: [jsnn.Dense(4, 8, rngs=rngs), jsnn.LIF(beta=0.9), jsnn.Dense(8, 3, rngs=rngs), jsnn.LI()])
     >>> model = net.init(jax.random.key(0))
     >>> net.apply(model, jnp.ones((5, 2, 4))).value.shape  # [T, B, I] to [T, B, C]
     (5, 2, 3)

@@ -106,8 +106,8 @@ class AvgPool(Layer):
 class Stateless(Layer):
     """A plain function `[N, ...] -> [N, ...]`, or a Flax module without state, at every step: `jax.nn.relu`, `nnx.Linear(...)`, `nnx.Conv(...)`.
 
-    >>> net = Sequence(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), jax.nn.relu, LIF())
-    >>> apply(*split(net), jnp.ones((5, 2, 4)))[0].shape
+    >>> net = jsnn.network(lambda rngs: [nnx.Linear(4, 8, rngs=rngs), jax.nn.relu, jsnn.LIF()])
+    >>> net.apply(net.init(jax.random.key(0)), jnp.ones((5, 2, 4))).value.shape
     (5, 2, 8)
 
     Raises:
