@@ -4,9 +4,11 @@ import doctest
 import importlib
 import pkgutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jsnn
 
@@ -15,8 +17,9 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(jsnn.__path__, "jsnn."))
 
 def examples(name: str) -> list[doctest.DocTest]:
     # What a user's program has at hand, beside the module's own names.
-    module, extra = importlib.import_module(name), {"jsnn": jsnn, "jnp": jnp, "np": np}
-    found = doctest.DocTestFinder().find(module, extraglobs=extra)
+    at_hand = {"jsnn": jsnn, "jax": jax, "jnp": jnp, "nnx": nnx, "np": np}
+    module = importlib.import_module(name)
+    found = doctest.DocTestFinder().find(module, extraglobs=at_hand)
     return [test for test in found if test.examples]
 
 
