@@ -86,8 +86,8 @@ def accuracy(
         raise ValueError(
             f"`weights` {weights.shape} and `labels` {labels.shape} must have the same shape."
         )
-    check.number("weights", weights, "[0, inf)")
     w = weights.astype(jnp.float32)
+    check.number("weights", w, "[0, inf)")
     return jnp.sum(w * hits) / jnp.sum(w)
 
 

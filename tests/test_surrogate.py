@@ -226,16 +226,19 @@ def test_default_curves_are_what_they_were_by_width():
         np.testing.assert_array_equal(gradient(surrogate.get(name), u), want)
 
 
-def test_a_slope_is_refused_where_there_is_none():
+def test_a_slope_is_refused_where_there_is_none(tmp_path):
     with pytest.raises(ValueError, match=r"`slope`.*`straight_through` has none"):
         surrogate.get("straight_through", 2.0)
-    with pytest.raises(ValueError, match=r"`--slope`.*straight_through has none"):
-        csnn_mnist.Config(pathlib.Path(), surrogate="straight_through", slope=2.0)
+    out = tmp_path / "run"
+    none = csnn_mnist.Config(out, data="digits", surrogate="straight_through", slope=2.0)  # fmt: skip
+    unknown = csnn_mnist.Config(out, data="digits", surrogate="atan")
+    with pytest.raises(ValueError, match=r"`--slope`.*`straight_through` has none"):
+        csnn_mnist.main(none)
     with pytest.raises(
         ValueError, match=r"`--surrogate` must be one of arctan, .*atan"
     ):
-        csnn_mnist.Config(pathlib.Path(), surrogate="atan")
-    csnn_mnist.Config(pathlib.Path(), surrogate="straight_through")
+        csnn_mnist.main(unknown)
+    assert not out.exists()
 
 
 def spikes_of(spike_fn, **options):
