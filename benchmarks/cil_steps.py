@@ -109,9 +109,8 @@ def train_jsnn(reference: Reference, start: Arrays, images, labels) -> Iterator[
     network = spiking.make_network(
         graphdef,
         is_column,
-        num_steps=reference.timesteps,
+        encode=spiking.shown(reference.timesteps, *_STATISTICS),
         read_out="rate",
-        prepare=lambda x: spiking.normalise(x, *_STATISTICS),
     )
     optimizer = head.growing(optax.adam(reference.learning_rate), is_column)
 

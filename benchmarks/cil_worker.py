@@ -13,7 +13,7 @@ from flax import nnx
 
 from benchmarks.peers.serve import serve
 from benchmarks.timing import compile_step
-from jsnn import head, layers
+from jsnn import encoders, head, layers
 from jsnn.continual import spiking
 from jsnn.models.cil_cnn import cil_cnn
 
@@ -49,7 +49,7 @@ def workload(work: Work) -> Workload:
     network = spiking.make_network(
         graphdef,
         head.column_tree(graphdef, model),
-        num_steps=work.timesteps,
+        encode=encoders.constant(work.timesteps),
         read_out="rate",
         batch_norm=work.mode,
     )

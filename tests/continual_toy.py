@@ -197,7 +197,7 @@ def run(
 
 def scores(method: Method, memory, model, settings, num_open, images):
     where = Scope(jnp.int32(0), num_open, num_open)
-    return methods.scores(NETWORK, method, memory, model, settings, where, images)
+    return methods.scores(NETWORK, method, memory.slots, model, settings, where, images)
 
 
 def accuracy(method: Method, memory, model, num_open: int, classes) -> float:

@@ -92,7 +92,7 @@ class Setup:
         return spiking.make_network(
             self.graphdef,
             self.is_column,
-            num_steps=T,
+            encode=encoders.constant(T),
             read_out=read_out,
             batch_norm=mode,
             **options,
@@ -248,7 +248,7 @@ def test_mlp_has_every_read_out(read_out):
     assert count(module) == 64 * 16 + 16 + 16 * 12 + 12 + 12 * 10 + 10
     graphdef, model = layers.split(module)
     network = spiking.make_network(
-        graphdef, head.column_tree(graphdef, model), num_steps=T, read_out=read_out
+        graphdef, head.column_tree(graphdef, model), encode=encoders.constant(T), read_out=read_out
     )
     images = jnp.asarray(
         np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)), jnp.uint8
@@ -275,7 +275,7 @@ def test_small_cnn_fits_its_images(side, pixels):
         cil_small_cnn((side, side, 1), 4, width=2, rngs=nnx.Rngs(0))
     )
     is_column = head.column_tree(graphdef, model)
-    network = spiking.make_network(graphdef, is_column, num_steps=T, read_out="current")
+    network = spiking.make_network(graphdef, is_column, encode=encoders.constant(T), read_out="current")
     output = jax.eval_shape(
         lambda model, x: network.apply(model, jax.random.key(0), x, 4, False),
         model,

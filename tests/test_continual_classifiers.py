@@ -287,7 +287,7 @@ def test_bias_correction_holds_samples_out(key):
     assert (slot.shift[4:] == 0).all()
     plain = toy.NETWORK.apply(model, key, data.images, jnp.int32(4), False).logits
     found = methods.scores(
-        toy.NETWORK, method, memory, model, settings, where, data.images
+        toy.NETWORK, method, memory.slots, model, settings, where, data.images
     )
     np.testing.assert_allclose(
         found, plain * slot.scale[None] + slot.shift[None], rtol=1e-5

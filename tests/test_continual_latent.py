@@ -39,7 +39,7 @@ def latent_network(kind, **flags):
     network = spiking.make_network(
         graphdef,
         head.column_tree(graphdef, model),
-        num_steps=3,
+        encode=encoders.constant(3),
         read_out="current",
         latent_layer=cfg.latent_layer,
     )
@@ -107,7 +107,7 @@ def test_samples_are_kept_by_the_lower_half_as_it_stays():
         return spiking.make_network(
             graphdef,
             is_column,
-            num_steps=2,
+            encode=encoders.constant(2),
             read_out="current",
             batch_norm=mode,
             latent_layer=3,

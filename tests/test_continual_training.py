@@ -46,7 +46,7 @@ def make(method, optimizer=None, **options):
         return spiking.make_network(
             graphdef,
             is_column,
-            num_steps=T,
+            encode=encoders.constant(T),
             read_out="current",
             batch_norm=mode,
             latent_layer=2 if method.latent else None,

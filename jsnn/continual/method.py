@@ -341,7 +341,7 @@ def end_task(
 def scores(
     network: Network,
     method: Method,
-    memory: Memory,
+    slots: dict[str, Any],
     model: Model,
     settings: Settings,
     scope: Scope,
@@ -350,7 +350,7 @@ def scores(
     """What the method predicts from, the largest being its class: the last part that has `scores`, or else the logits."""
     for part in reversed(method.parts):
         if part.scores is not None:
-            slot = memory.slots.get(part.name)
+            slot = slots.get(part.name)
             return part.scores(network, model, slot, settings[part.name], scope, images)
     return networks.evaluate(network, model, images, scope.num_open).logits
 

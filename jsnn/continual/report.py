@@ -1,16 +1,20 @@
 """What a stream's evaluations say: rows after each task, matrices of accuracies, classes predicted.
 
-Axes: S tasks; E held-out samples of a task, padded; C columns of the head.
+Axes: S tasks; E held-out samples of a task, padded; B batch; C columns of the head; K classes. Arrays of several seeds have theirs in front.
 """
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jsnn.continual.stream import Stream
+from jsnn.train.trainer import Prediction
 
 MEASURES = ("accuracy", "task_il_accuracy", "domain_il_accuracy")
+_BY_SEED = "_by_seed"
 
 
 class Found(NamedTuple):
@@ -27,6 +31,36 @@ class Evaluations(NamedTuple):
 
     test: Found
     validation: Found | None
+
+
+class Result(NamedTuple):
+    """The end of a stream. Matrices are tasks trained by tasks tested, NaN where not measured."""
+
+    class_il: Float[np.ndarray, "S S"]
+    task_il: Float[np.ndarray, "S S"]
+    domain_il: Float[np.ndarray, "S S"]
+    counts: Int[np.ndarray, "S"]  # test samples of each task
+    labels: Int[np.ndarray, "_"]  # of all tasks' test samples, task by task: the class
+    predictions: Int[np.ndarray, "_"]  # and the class predicted, class-IL
+    validation: (
+        float  # class-IL accuracy on all samples held out; NaN if there are none
+    )
+
+
+def result(
+    stream: Stream,
+    rows: list[dict[str, Any]],
+    found: Evaluations,
+    seed: int | None = None,
+) -> Result:
+    """What a run's rows and its last evaluation come to; of several seeds, of number `seed`."""
+    if seed is not None:
+        found = jax.tree.map(lambda x: x[seed], found)
+    r = matrices(rows, len(stream.tasks), seed)
+    held = [row for row in rows if row["split"] == "validation"]
+    counts = np.array([len(task.test) for task in stream.tasks])
+    last = float("nan") if not held else _value(held[-1], "accuracy", seed)
+    return Result(*r.values(), counts, *decided(stream, found.test), last)
 
 
 def rows(stream: Stream, found: Evaluations) -> list[dict[str, Any]]:
@@ -54,7 +88,7 @@ def rows(stream: Stream, found: Evaluations) -> list[dict[str, Any]]:
 def measures(
     stream: Stream, found: Found, number: int, task: int, split: str = "test"
 ) -> dict[str, Any] | None:
-    """Accuracies on the samples of task `number` after `task` has ended; None where they were not looked at. Seeds are averaged."""
+    """Accuracies on the samples of task `number` after `task` has ended, and of several seeds those of each; None where they were not looked at."""
     count = len(getattr(stream.tasks[number], split))
     class_il, task_il, labels = (np.asarray(x)[..., number, :count] for x in found[:3])
     if number > task and (class_il < 0).all():
@@ -65,29 +99,55 @@ def measures(
         "task_il_accuracy": task_il == labels,
         "domain_il_accuracy": place[class_il] == place[labels],
     }
-    means = {k: float(v.mean()) if count else float("nan") for k, v in right.items()}
+    if not count:
+        right = {name: np.full((*hits.shape[:-1], 1), np.nan) for name, hits in right.items()}  # fmt: skip
+    means = {name: float(hits.mean()) for name, hits in right.items()}
+    if class_il.ndim > 1:
+        means |= {name + _BY_SEED: hits.mean(-1).tolist() for name, hits in right.items()}  # fmt: skip
     return means | {"count": count}
 
 
-def overall(measured: list[dict[str, Any] | None]) -> dict[str, float]:
+def overall(measured: list[dict[str, Any] | None]) -> dict[str, Any]:
     """Accuracies over several tasks, weighted by their samples."""
     known = [m for m in measured if m is not None and m["count"]]
     weights = [m["count"] for m in known]
+    names = [name for name in known[0] if name != "count"] if known else []
     return {
-        name: float(np.average([m[name] for m in known], weights=weights))
-        for name in (MEASURES if known else ())
+        name: np.average([m[name] for m in known], axis=0, weights=weights).tolist()
+        for name in names
     }
 
 
-def matrices(rows: list[dict[str, Any]], num_tasks: int) -> dict[str, np.ndarray]:
-    """Accuracies after each task on each task, by kind, from the rows of a run; NaN where none were measured."""
+def _value(row: dict[str, Any], name: str, seed: int | None) -> float:
+    """A row's number, or that of one of its seeds; NaN where nothing was measured."""
+    value = row[name] if seed is None else row[name + _BY_SEED][seed]
+    return float("nan") if value is None else value
+
+
+def matrices(
+    rows: list[dict[str, Any]], num_tasks: int, seed: int | None = None
+) -> dict[str, np.ndarray]:
+    """Accuracies after each task on each task, by kind, from the rows of a run; NaN where none were measured. Of several seeds, means or those of number `seed`."""
     found = {name: np.full((num_tasks, num_tasks), np.nan) for name in MEASURES}
     for row in rows:
         if row["split"] == "task":
             for name, matrix in found.items():
-                value = row[name]
-                matrix[row["task"], row["on_task"]] = np.nan if value is None else value
+                matrix[row["task"], row["on_task"]] = _value(row, name, seed)
     return found
+
+
+def hits(
+    stream: Stream, found: Found, split: str = "test"
+) -> tuple[Int[Array, "S"], Int[Array, "S"]]:
+    """How many samples of each task are right, class-IL and task-IL, `[S]`; -1 where a task was not looked at. Pure."""
+    counts = jnp.asarray([len(getattr(task, split)) for task in stream.tasks])
+    valid = jnp.arange(found.labels.shape[-1]) < counts[:, None]
+
+    def right(guess):
+        number = ((guess == found.labels) & valid).sum(-1, dtype=jnp.int32)
+        return jnp.where(found.labels[:, 0] < 0, -1, number)
+
+    return right(found.class_il), right(found.task_il)
 
 
 def classes_of(stream: Stream) -> Int[np.ndarray, "C"]:
@@ -96,6 +156,16 @@ def classes_of(stream: Stream) -> Int[np.ndarray, "C"]:
     known = stream.column_of >= 0
     found[stream.column_of[known]] = np.flatnonzero(known)
     return found
+
+
+def by_class(stream: Stream, scores: Float[Array, "B C"]) -> Prediction:
+    """Predictions by the scores of columns: classes, and one score a class `[B, K]`, -inf for those that never come. Where classes share columns, scores stay those of columns."""
+    label = jnp.asarray(classes_of(stream), jnp.int32)[scores.argmax(1)]
+    column = stream.column_of
+    if len(np.unique(column[column >= 0])) == (column >= 0).sum():
+        where = np.where(column < 0, scores.shape[1], column)
+        scores = scores.at[:, where].get(mode="fill", fill_value=-jnp.inf)
+    return Prediction(label, scores)
 
 
 def decided(stream: Stream, found: Found) -> tuple[np.ndarray, np.ndarray]:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Shaped
 
-from jsnn import head, layers, training
+from jsnn import check, head, layers
 from jsnn.continual.network import Head, Network, Output
+from jsnn.encoders import unit_interval
 from jsnn.unroll import Constant, Signal
 
 BatchNormMode = Literal["train", "eval", "frozen"]
@@ -23,6 +24,20 @@ POLICIES: dict[BatchNormPolicy, tuple[BatchNormMode, BatchNormMode]] = {
     "reference": ("train", "eval"),
     "freeze": ("train", "frozen"),
 }
+_ENCODE = 1 << 20  # beyond the number of any layer
+
+
+def shown(
+    num_steps: int,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> Callable[..., Constant]:
+    """An encoder: each image, normalised, as the same current for `num_steps` steps."""
+    num_steps = check.whole("num_steps", num_steps, 1)
+    return lambda images, key=None: Constant(
+        normalise(images, mean, std, dtype), num_steps
+    )
 
 
 def normalise(
@@ -32,7 +47,7 @@ def normalise(
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "B H W C"]:
     """Pixels in [0, 1], and then with mean and deviation of each channel taken out, if given; in the precision that the network is to run in."""
-    x = training.unit_interval(images)
+    x = unit_interval(images)
     if mean is not None and std is not None:
         shape = (1, 1, 1, -1)
         x = (x - jnp.array(mean).reshape(shape)) / jnp.array(std).reshape(shape)
@@ -42,12 +57,11 @@ def normalise(
 def make_network(
     graphdef: Any,
     is_column: Any,
-    *,
-    num_steps: int,
-    read_out: head.ReadOut,
-    prepare: Callable[[Array], Array] = normalise,
-    augment: Callable[[Array, Array], Array] | None = None,
     batch_norm: BatchNormMode = "train",
+    *,
+    encode: Callable[..., Signal],
+    read_out: head.ReadOut,
+    augment: Callable[[Array, Array], Array] | None = None,
     latent_layer: int | None = None,
 ) -> Network:
     """The functions of a `Sequence` of features, growing head and read-out neurons, as in `jsnn.models.cil_cnn`.
@@ -55,9 +69,8 @@ def make_network(
     Args:
       graphdef: its static part, from `layers.split`.
       is_column: its class columns, from `head.column_tree`.
-      num_steps: T, time steps for which an image is shown.
+      encode: `(inputs [B, ...], key) -> signal`, time first: see `jsnn.encoders`, or `shown`. In evaluation `key` is None.
       read_out: how the head's output becomes logits; it must be what the network was built with.
-      prepare: stored or augmented images to input currents.
       augment: random changes of training images as they are stored.
       batch_norm: in training, normalise by the batch and follow it (`"train"`), by what was learnt so far (`"eval"`), or that with scale and
         offset held too (`"frozen"`).
@@ -91,15 +104,19 @@ def make_network(
         logits = head.mask_closed(head.read_out(y, read_out), num_open)
         return Output(features, logits, layers.split(module)[1].rest)
 
+    def signal(images, key, train: bool) -> Signal:
+        return encode(images, jax.random.fold_in(key, _ENCODE) if train else None)
+
     def apply(model, key, images, num_open, train) -> Output:
+        x = signal(images, key, train)
         module, features, train = load(model, train)
-        x = _run(features, Constant(prepare(images), num_steps), key, train)
+        x = _run(features, x, key, train)
         return finish(module, _every_step(x), key, num_open, train)
 
     def lower(model, key, images, train):
+        x = signal(images, key, train)
         module, features, train = load(model, train, halves=True)
-        part = _part(features, slice(latent_layer))
-        x = _run(part, Constant(prepare(images), num_steps), key, train)
+        x = _run(_part(features, slice(latent_layer)), x, key, train)
         return _every_step(x), layers.split(module)[1].rest
 
     def upper(model, key, spikes, num_open, train) -> Output:

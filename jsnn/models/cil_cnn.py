@@ -23,7 +23,7 @@ def reference_neuron(beta: float = 0.9) -> neurons.Neuron:
     )
 
 
-def _with_head(
+def with_head(
     features: layers.Sequence,
     num_features: int,
     capacity: int,
@@ -31,7 +31,7 @@ def _with_head(
     read_out: head.ReadOut,
     rngs: nnx.Rngs,
 ) -> layers.Sequence:
-    """The head sees all steps at once, in one product; only its neurons walk through time."""
+    """Features with a head of `capacity` columns, which sees all steps at once, in one product; only its neurons walk through time."""
     columns = head.GrowingHead(num_features, capacity, rngs=rngs)
     after = head.read_out_neuron(read_out, neuron)
     return layers.Sequence(
@@ -93,7 +93,7 @@ def cil_cnn(
         remat=remat,
     )
     num_features = (height // 4) * (breadth // 4) * 4 * width
-    return _with_head(features, num_features, capacity, neuron, read_out, rngs)
+    return with_head(features, num_features, capacity, neuron, read_out, rngs)
 
 
 def cil_small_cnn(
@@ -122,11 +122,11 @@ def cil_small_cnn(
     )
     pixels = [math.ceil(math.ceil(side / stride) / 2) for side in (height, breadth)]
     num_features = pixels[0] * pixels[1] * 2 * width
-    return _with_head(features, num_features, capacity, neuron, read_out, rngs)
+    return with_head(features, num_features, capacity, neuron, read_out, rngs)
 
 
 def cil_mlp(
-    image_shape: tuple[int, int, int] = (28, 28, 1),
+    image_shape: tuple[int, ...] = (28, 28, 1),
     capacity: int = 10,
     *,
     hidden: tuple[int, ...] = (400, 400),
@@ -134,17 +134,16 @@ def cil_mlp(
     read_out: head.ReadOut = "current",
     rngs: nnx.Rngs,
 ) -> layers.Sequence:
-    """Dense layers of spiking neurons for small grey images, without batch norm; two of 400 are what Split MNIST is published with."""
+    """Dense layers of spiking neurons for small grey images, or inputs of any shape, without batch norm; two of 400 are what Split MNIST is published with."""
     if not hidden:
         raise ValueError("`hidden` must name at least one layer of neurons, got ().")
     hidden = tuple(check.whole("hidden", n, 1) for n in hidden)
     neuron = reference_neuron() if neuron is None else neuron
-    height, breadth, channels = image_shape
-    sizes = (height * breadth * channels, *hidden)
+    sizes = (math.prod(image_shape), *hidden)
     found = []
     for num_inputs, num_outputs in zip(sizes, hidden, strict=False):
         dense = layers.Dense(num_inputs, num_outputs, init="kaiming", rngs=rngs)
         found += [dense, layers.Neurons(neuron)]
-    return _with_head(
+    return with_head(
         layers.Sequence(*found), hidden[-1], capacity, neuron, read_out, rngs
     )

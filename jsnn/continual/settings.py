@@ -1,0 +1,43 @@
+"""Weights of a method's terms: checked, and changed one by one."""
+
+from jsnn import check
+from jsnn.continual.method import Method, Settings, default_settings
+
+# What they may be; all others "[0, inf)".
+RANGES = {
+    "temperature": "(0, inf)",
+    "damping": "(0, inf)",
+    "ridge": "(0, inf)",
+    "decay": "[0, 1]",
+    "shrinkage": "[0, 1]",
+}
+
+
+def check_settings(settings: Settings, prefix: str = "") -> None:
+    """Refuses weights out of range; those that are traced pass.
+
+    Raises:
+      ValueError: if one is; `prefix` stands before its name.
+    """
+    for part, values in settings.items():
+        for name, value in values.items():
+            interval = RANGES.get(name, "[0, inf)")
+            check.number(f"{prefix}{part}.{name}", value, interval)
+
+
+def with_settings(method: Method, given: Settings) -> Settings:
+    """The method's weights, with those that are `given`.
+
+    Raises:
+      ValueError: if the method has no such weight.
+    """
+    found = default_settings(method)
+    known = ", ".join(f"{part}.{name}" for part, ws in found.items() for name in ws)
+    for part, values in given.items():
+        for name, value in values.items():
+            if name not in found.get(part, {}):
+                raise ValueError(
+                    f"`settings` name {part}.{name}; this method has {known or 'none'}."
+                )
+            found[part][name] = value
+    return found
