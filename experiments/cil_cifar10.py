@@ -12,6 +12,7 @@ One liberty: where the last batch of an epoch is short, it is filled up with sam
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -21,18 +22,17 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from experiments import cil_sweep, cli, flags, rules
-from jsnn import augment, check, continual_figures, data, head, runs, sweep, training
-from jsnn.continual import (
-    driver,
-    methods,
-    metrics,
-    spiking,
-    stream,
-)
-from jsnn.continual import training as continual
-from jsnn.continual.method import Method, default_settings
+import jsnn
+from experiments import cli, flags, rules
+from jsnn import augment, continual, continual_figures, data, head, layers, runs, sweep
+from jsnn import mesh as meshes
+from jsnn.continual import members, methods, report, samples, spiking, stream
+from jsnn.continual.method import Method
+from jsnn.continual.settings import parse_settings, with_settings
 from jsnn.models.cil_cnn import cil_cnn, cil_mlp, cil_small_cnn
+from jsnn.train import fitted as models
+from jsnn.train import rebuild
+from jsnn.train.trainer import Trainer
 from jsnn.unroll import steps_in_cache
 
 # What the flags default to.
@@ -62,25 +62,7 @@ STATISTICS = {
 }
 # Feature layers up to the first one that spikes: where latent replay enters.
 FIRST_SPIKES = {"cnn": 3, "small": 2, "mlp": 2}
-Name = Literal[
-    "naive",
-    "joint",
-    "cumulative",
-    "er",
-    "er-ace",
-    "der",
-    "der++",
-    "latent-er",
-    "lwf",
-    "ewc",
-    "si",
-    "icarl",
-    "bic",
-    "wa",
-    "slda",
-    "ncm",
-    "gdumb",
-]
+Name = Literal["naive", "joint", "cumulative", "er", "er-ace", "der", "der++", "latent-er", "lwf", "ewc", "si", "icarl", "bic", "wa", "slda", "ncm", "gdumb"]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +133,10 @@ class Config(cli.Devices):
     """Also test tasks to come, for forward transfer in task-IL."""
     seed: int = 0
     """Decides initial weights, the order of samples and every other draw."""
+    seeds: int = 1
+    """Number of seeds, from --seed on, trained in one program; pictures are of the first, figures their means."""
+    seeds_at_once: int = 1
+    """Of these, how many are computed side by side: 1 is right for a CPU, all of them for a GPU."""
     log_every: int = 50
     """Optimiser steps averaged into one row of metrics.jsonl."""
     checkpoint_seconds: float = 60.0
@@ -172,7 +158,8 @@ class Config(cli.Devices):
             raise ValueError(
                 f"`--buffer` must be at least {least} for {self.method}, which keeps samples apart, got {self.buffer}."
             )
-        _settings(self.settings, default_settings(method))
+        flags.check_seeds(self)
+        parse_settings(self.settings, method)
 
     def resolved(self) -> "Config":
         """The same with the recipe's defaults filled in."""
@@ -189,7 +176,9 @@ class Config(cli.Devices):
         return dataclasses.replace(self, **missing) if missing else self
 
 
-def make_build(cfg: Config, image_shape: tuple[int, int, int]):
+def make_build(
+    cfg: Config, image_shape: tuple[int, ...]
+) -> Callable[[jax.Array, int], layers.Sequence]:
     """`(key, capacity) -> Sequence`."""
     width, read_out, statistics = cfg.width, cfg.read_out, cfg.statistics
     assert width is not None
@@ -197,14 +186,14 @@ def make_build(cfg: Config, image_shape: tuple[int, int, int]):
     assert statistics is not None
 
     def build(key, capacity):
-        rngs = nnx.Rngs(key)
-        common: Any = {"read_out": read_out, "rngs": rngs}
+        common: Any = {"read_out": read_out, "rngs": nnx.Rngs(key)}
+        shape: Any = image_shape
         if cfg.network == "mlp":
-            return cil_mlp(image_shape, capacity, hidden=cfg.hidden, **common)
+            return cil_mlp(shape, capacity, hidden=cfg.hidden, **common)
         if cfg.network == "small":
-            return cil_small_cnn(image_shape, capacity, width=width, **common)
+            return cil_small_cnn(shape, capacity, width=width, **common)
         return cil_cnn(
-            image_shape,
+            shape,
             capacity,
             width=width,
             statistics=statistics,
@@ -215,68 +204,64 @@ def make_build(cfg: Config, image_shape: tuple[int, int, int]):
     return build
 
 
-def _augment_grey(key, images):
-    """Bytes in and out, as they are stored."""
-    x = augment.random_affine(
-        key,
-        training.unit_interval(images),
-        degrees=10.0,
-        shift=2.0,
-        scale=0.1,
-        shear=0.1,
-    )
-    return jnp.round(255 * x).astype(jnp.uint8) if images.dtype == jnp.uint8 else x
-
-
-def _for_some(change, share: float):
-    def changed(key, images):
-        key_change, key_some = jax.random.split(key)
-        return augment.some(key_some, share, change(key_change, images), images)
-
-    return changed
-
-
 def make_learner(
     cfg: Config, image: np.ndarray, mesh: Mesh | None = None
-) -> tuple[continual.Learner, Any]:
-    """Pure functions for this configuration, to `jit` or to `vmap` over keys, and `(key, capacity) -> Sequence`."""
+) -> continual.Learner:
+    """Network, method and optimiser of this configuration, whose numbers may be traced."""
     cfg = cfg.resolved()
     assert cfg.timesteps is not None
     assert cfg.read_out is not None
     assert cfg.batch_norm is not None
-    build = make_build(cfg, image.shape)
     mean, std = STATISTICS.get(cfg.data, (None, None))
-    change = augment.crop_and_flip if image.shape[2] == 3 else _augment_grey
-    if cfg.augment_share < 1:
-        change = _for_some(change, cfg.augment_share)
     make_network = functools.partial(
         spiking.make_network,
-        num_steps=cfg.timesteps,
+        encode=spiking.shown(cfg.timesteps, mean, std, jnp.dtype(cfg.precision)),
         read_out=cfg.read_out,
-        prepare=functools.partial(
-            spiking.normalise, mean=mean, std=std, dtype=jnp.dtype(cfg.precision)
-        ),
-        augment=change if cfg.augment else None,
+        augment=augment.by_colour(cfg.augment_share) if cfg.augment else None,
         latent_layer=cfg.latent_layer if cfg.method == "latent-er" else None,
     )
-
-    def named(graphdef, is_column, batch_norm):
-        return make_network(graphdef, is_column, batch_norm=batch_norm)
-
-    learner = continual.learner(
-        build,
-        named,
-        _method(cfg),
+    method = _method(cfg)
+    return continual.learner(
+        make_build(cfg, image.shape),
+        make_network,
+        method,
         optax.adam(cfg.learning_rate),
         image=image,
         batch_size=cfg.batch_size,
         buffer_size=cfg.buffer,
+        settings=parse_settings(cfg.settings, method),
         batch_norm=cfg.batch_norm,
         keep_optimizer=cfg.keep_optimizer,
         cosine_epochs=cfg.epochs_per_task if cfg.schedule == "cosine" else None,
         mesh=mesh,
     )
-    return learner._replace(settings=_settings(cfg.settings, learner.settings)), build
+
+
+def make_trainer(
+    cfg: Config,
+    learner: continual.Learner,
+    tasks: continual.Stream,
+    capacity: int | None = None,
+) -> Trainer:
+    """Pure functions for this configuration; `capacity` in place of the flag."""
+    cfg = cfg.resolved()
+    assert cfg.epochs_per_task is not None
+    return continual.trainer(
+        learner,
+        tasks,
+        epochs_per_task=cfg.epochs_per_task,
+        capacity=capacity or cfg.capacity,
+        evaluate_unseen=cfg.evaluate_unseen,
+    )
+
+
+def trainer_for(cfg: Config, shapes: rebuild.Shapes) -> Trainer:
+    """The trainer of a run, without its data: for `jsnn.load`."""
+    none = np.zeros(0, np.int32)
+    bare = dataclasses.replace(cfg, num_validation=0)
+    image = np.zeros(shapes.inputs, shapes.dtype)
+    tasks = make_stream(bare, none, none, shapes.num_classes)
+    return make_trainer(cfg, make_learner(cfg, image), tasks)
 
 
 def _method(cfg: Config) -> Method:
@@ -288,43 +273,15 @@ def _method(cfg: Config) -> Method:
     return methods.get(cfg.method, **options)
 
 
-def _settings(texts: tuple[str, ...], defaults):
-    """The method's weights with those of `--settings`."""
-    found = {term: dict(weights) for term, weights in defaults.items()}
-    known = ", ".join(f"{t}.{w}={v}" for t, ws in found.items() for w, v in ws.items())
-    for text in texts:
-        name, _, value = text.partition("=")
-        term, _, weight = name.partition(".")
-        try:
-            number = float(value)
-        except ValueError:
-            number = None
-        if number is None or weight not in found.get(term, {}):
-            raise ValueError(
-                f"`--settings {text}` must be TERM.WEIGHT=VALUE; this method has {known or 'none'}."
-            )
-        check.number(
-            f"--settings {name}", number, rules.WEIGHTS.get(weight, "[0, inf)")
-        )
-        found[term][weight] = number
-    return found
-
-
-def _forward_transfer(cfg: Config, learner, result, dataset, tasks) -> dict[str, float]:
-    """Task-IL forward transfer, against the untrained network."""
-    if not cfg.evaluate_unseen:
-        return {}
-    at_random = driver.untrained(learner, jax.random.key(cfg.seed), tasks, dataset.test)
-    return {"forward_transfer": metrics.forward_transfer(result.task_il, at_random)}
-
-
-def make_stream(cfg: Config, dataset: data.Dataset) -> stream.Stream:
+def make_stream(
+    cfg: Config, train_labels: np.ndarray, test_labels: np.ndarray, num_classes: int
+) -> continual.Stream:
     """The tasks."""
     return stream.make_stream(
-        dataset.train.labels,
-        dataset.test.labels,
-        stream.parse_tasks(cfg.tasks, dataset.num_classes, order_seed=cfg.class_order),
-        num_classes=dataset.num_classes,
+        train_labels,
+        test_labels,
+        stream.parse_tasks(cfg.tasks, num_classes, order_seed=cfg.class_order),
+        num_classes=num_classes,
         scenario=cfg.scenario,
         repeated=cfg.repeated,
         num_validation=cfg.num_validation,
@@ -333,64 +290,96 @@ def make_stream(cfg: Config, dataset: data.Dataset) -> stream.Stream:
 
 
 # What a sweep may vary within one compiled program.
-SWEPT = ("learning_rate", *cil_sweep.WEIGHTS)
+SWEPT = ("learning_rate", *members.WEIGHTS)
 
 
 def program(cfg: Config) -> sweep.Program:
     """This experiment for `jsnn.sweep`, with the figures of its summary but for the matrices."""
+    if cfg.evaluate_unseen or cfg.seeds > 1:
+        raise ValueError(
+            "`--evaluate-unseen` and `--seeds` of the experiment are not for sweeps: leave them out. Sweeps have seeds of their own, and "
+            "single runs forward transfer."
+        )
     cfg = cfg.resolved()
     dataset = data.load(cfg.data, data_dir=cfg.data_dir)
-    return cil_sweep.program(
-        cfg,
-        dataset,
-        make_stream(cfg, dataset),
-        lambda cfg: make_learner(cfg, dataset.train.images[0])[0],
-    )
+    labels = dataset.train.labels, dataset.test.labels
+    tasks = make_stream(cfg, *labels, dataset.num_classes)
+    room = head.room_for(tasks.num_columns, cfg.capacity or tasks.num_columns)
+
+    def make(values):
+        numbers, weights = members.split(values)
+        own = sweep.with_values(cfg, numbers)
+        learner = make_learner(own, dataset.train.images[0])
+        settings = with_settings(learner.method, weights, learner.settings)
+        return make_trainer(own, learner._replace(settings=settings), tasks, room)
+
+    put = samples.put(tasks, dataset.train, dataset.test)
+    return members.program(make, tasks, put)
 
 
 @cli.in_flags
 def main(cfg: Config) -> dict[str, Any]:
     """Trains on all tasks, tests after each, and writes everything to `cfg.out`."""
     cfg = cfg.resolved()
-    assert cfg.epochs_per_task is not None
-    assert cfg.batch_norm is not None
-    if cfg.distributed or cfg.coordinator is not None:
-        raise ValueError(
-            "`--distributed` is not for streams of tasks yet: use the devices of one process with `--mesh data=N`."
-        )
     mesh = cfg.devices(cfg.batch_size)
-    config = cli.decisive(cfg)
     dataset = data.load(cfg.data, data_dir=cfg.data_dir)
-    tasks = make_stream(cfg, dataset)
-    learner, _ = make_learner(cfg, dataset.train.images[0], mesh)
+    labels = dataset.train.labels, dataset.test.labels
+    tasks = make_stream(cfg, *labels, dataset.num_classes)
+    trainer = make_trainer(cfg, make_learner(cfg, dataset.train.images[0], mesh), tasks)
+    single, key = trainer, jax.random.key(cfg.seed)
+    if cfg.seeds > 1:
+        if cfg.capacity is not None and cfg.capacity < tasks.num_columns:
+            raise ValueError(
+                f"`--seeds {cfg.seeds}` needs a head that does not grow: leave `--capacity` out, or make it {tasks.num_columns}."
+            )
+        trainer = jsnn.over_seeds(single, at_once=cfg.seeds_at_once)
+        key = jsnn.seed_keys(cfg.seed, cfg.seeds)
     run = runs.Run(
         cfg.out,
         experiment="cil_cifar10",
-        config=config,
+        config=cli.decisive(cfg),
         resume=cfg.resume,
         tensorboard=cfg.tensorboard,
         before=rules.CIL.before(cfg),
     )
-    result = driver.drive_stream(
-        run,
-        learner,
-        jax.random.key(cfg.seed),
-        tasks,
-        dataset.train,
-        dataset.test,
-        driver.Schedule(
-            cfg.epochs_per_task,
-            cfg.log_every,
-            cfg.checkpoint_seconds,
-            cfg.evaluate_unseen,
+    fitted = jsnn.fit(
+        trainer,
+        dataset,
+        key,
+        run=run,
+        schedule=jsnn.Schedule(
+            cfg.log_every, checkpoint_seconds=cfg.checkpoint_seconds
         ),
-        capacity=cfg.capacity,
-        batch_norm=cfg.batch_norm,
         progress=cfg.progress,
     )
+    if not meshes.is_primary():
+        return {}
+    return finish(cfg, run, single, fitted, tasks, dataset)
+
+
+def finish(
+    cfg: Config,
+    run: runs.Run,
+    trainer: Trainer,
+    fitted: models.Fitted,
+    tasks: continual.Stream,
+    dataset: data.Dataset,
+) -> dict[str, Any]:
+    """Writes pictures, model and summary; of several seeds, pictures and model of the first."""
+    first = None if cfg.seeds == 1 else 0
+    result = report.result(tasks, fitted.rows, fitted.found, first)
     continual_figures.save(run.out, run.rows(), result, dataset.class_names)
-    figures = metrics.summary(result.class_il, result.task_il, result.counts)
-    params = result.state.model.params
+    model: Any = fitted.model
+    if first is not None:
+        model = jax.tree.map(lambda x: x[first], model)
+    about = rebuild.about("cil_cifar10", cfg, rebuild.shapes_of(dataset))
+    models.restored(trainer, model, about).save(run.out / rebuild.MODEL)
+    at_random = None
+    if cfg.evaluate_unseen:
+        put = samples.put(tasks, dataset.train, dataset.test)
+        keys = [jax.random.key(cfg.seed + k) for k in range(cfg.seeds)]
+        at_random = [continual.untrained(trainer, tasks, put, key) for key in keys]
+    figures = report.summary(tasks, fitted.rows, fitted.found, cfg.seeds, at_random)
     return run.finish(
         {
             "dataset": cfg.data,
@@ -399,19 +388,15 @@ def main(cfg: Config) -> dict[str, Any]:
             "tasks": cfg.tasks,
             "buffer": cfg.buffer,
             "seed": cfg.seed,
+            "seeds": cfg.seeds,
             "epochs_per_task": cfg.epochs_per_task,
             "timesteps": cfg.timesteps,
             "network": cfg.network,
             "width": None if cfg.network == "mlp" else cfg.width,
-            "parameters": sum(p.size for p in jax.tree.leaves(params)),
-            "test_accuracy": figures["final_accuracy"],
+            "parameters": sum(p.size for p in jax.tree.leaves(model.model.params)),
             **figures,
-            **(
-                {"validation_accuracy": result.validation} if cfg.num_validation else {}
-            ),
-            **_forward_transfer(cfg, learner, result, dataset, tasks),
-            "wall_seconds": result.seconds,
-            "samples_per_second": result.samples_per_second,
+            "wall_seconds": fitted.seconds,
+            "samples_per_second": fitted.samples_per_second,
         }
     )
 

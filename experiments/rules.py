@@ -79,15 +79,6 @@ RANGES = {
     **dict.fromkeys(("ltd", "reward_ltd", "punish_ltp"), "(-inf, 0]"),
     **dict.fromkeys(("reward_ltp", "punish_ltd"), _NOT_NEGATIVE),
 }
-# Of the weights of class-incremental methods, `--settings TERM.WEIGHT=VALUE`; of the others "[0, inf)".
-WEIGHTS = {
-    "temperature": _POSITIVE,
-    "damping": _POSITIVE,
-    "ridge": _POSITIVE,
-    "decay": "[0, 1]",
-    "shrinkage": "[0, 1]",
-}
-
 _DEVICES = Needs(
     "num_processes process_id", lambda c: c.coordinator is not None, "--coordinator"
 )
@@ -184,6 +175,7 @@ CIL = Rules(
     (
         _DEVICES,
         _DATA,
+        _SEEDS,
         Needs("buffer", _remembers, "a --method with a memory, such as er"),
         Needs(
             "exemplars",
@@ -210,6 +202,8 @@ CIL = Rules(
         "schedule": "constant",
         "augment_share": 1.0,
         "num_validation": 0,
+        "seeds": 1,
+        "seeds_at_once": 1,
     },
 )
 

@@ -1,11 +1,14 @@
 """Random changes of training images that leave their class alone, on the device, one draw an image."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from jsnn import check
+from jsnn.encoders import unit_interval
 from jsnn.precision import floating
 
 
@@ -112,3 +115,24 @@ def some(key: Array, share: ArrayLike, changed: Array, images: Array) -> Array:
     check.number("share", share, "[0, 1]")
     drawn = jax.random.bernoulli(key, jnp.asarray(share, jnp.float32), (len(images),))
     return jnp.where(drawn.reshape(-1, *[1] * (images.ndim - 1)), changed, images)
+
+
+def by_colour(share: float = 1.0) -> Callable[[Array, Array], Array]:
+    """`(key, images) -> images`: `crop_and_flip` for images of three channels, small shifts, turns and sizes for others.
+
+    Bytes stay bytes. With a `share` below 1 only so many of them change: see `some`.
+    """
+
+    def change(key, images):
+        if images.shape[-1] == 3:
+            return crop_and_flip(key, images)
+        x = unit_interval(images)
+        x = random_affine(key, x, degrees=10.0, shift=2.0, scale=0.1, shear=0.1)
+        whole = images.dtype == jnp.uint8
+        return jnp.round(255 * x).astype(jnp.uint8) if whole else x
+
+    def for_some(key, images):
+        key_change, key_some = jax.random.split(key)
+        return some(key_some, share, change(key_change, images), images)
+
+    return change if share == 1 else for_some

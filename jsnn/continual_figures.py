@@ -17,7 +17,7 @@ from jsnn.figures import COLOURS, new_figure, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from jsnn.continual.driver import Result
+    from jsnn.continual.report import Result
 
 _LINES = ("blue", "orange", "green", "ink", "muted")
 

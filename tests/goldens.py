@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 DIGITS = ["--data", "digits"]
 STDP = [*DIGITS, "--ratio", "0.05", "--num-validation", "30", "--window", "20", "--doubling", "15"]  # fmt: skip
-CIL = [*DIGITS, "--width", "4", "--timesteps", "2", "--epochs-per-task", "1", "--buffer", "20", "--capacity", "2", "--tasks", "3x2", "--log-every", "3"]  # fmt: skip
+CIL = [*DIGITS, "--width", "4", "--timesteps", "2", "--epochs-per-task", "1", "--capacity", "2", "--tasks", "3x2", "--log-every", "3"]  # fmt: skip
 POINTS = ["--num-train", "128", "--epochs", "2", "--hidden", "16", "--seeds", "2"]
 RUNS: dict[str, tuple[str, list[str]]] = {
     "csnn_fast": ("csnn_mnist", [*DIGITS, "--timesteps", "2", "--epochs", "2", "--eval-every", "7"]),
@@ -44,10 +44,10 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "stdp_kheradpisheh2018": ("stdp_mnist", [*STDP, "--model", "kheradpisheh2018", "--epochs", "1", "1"]),
     "stdp_resnet2024": ("stdp_mnist", [*STDP, "--model", "resnet2024"]),
     "cil_naive_reference": ("cil_cifar10", ["--recipe", "reference", *CIL, "--network", "cnn", "--method", "naive", "--capacity", "6"]),
-    "cil_er": ("cil_cifar10", [*CIL, "--method", "er", "--augment", "--schedule", "cosine"]),
-    "cil_derpp": ("cil_cifar10", [*CIL, "--method", "der++"]),
-    "cil_icarl": ("cil_cifar10", [*CIL, "--method", "icarl"]),
-    "cil_bic": ("cil_cifar10", [*CIL, "--method", "bic"]),
+    "cil_er": ("cil_cifar10", [*CIL, "--method", "er", "--buffer", "20", "--augment", "--schedule", "cosine"]),
+    "cil_derpp": ("cil_cifar10", [*CIL, "--method", "der++", "--buffer", "20"]),
+    "cil_icarl": ("cil_cifar10", [*CIL, "--method", "icarl", "--buffer", "20"]),
+    "cil_bic": ("cil_cifar10", [*CIL, "--method", "bic", "--buffer", "20"]),
     "cil_ewc": ("cil_cifar10", [*CIL, "--method", "ewc", "--evaluate-unseen"]),
     "cil_slda": ("cil_cifar10", [*CIL, "--method", "slda"]),
     "cil_joint": ("cil_cifar10", [*CIL, "--method", "joint"]),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jsnn import augment, head, layers, neurons, surrogate
+from jsnn import augment, encoders, head, layers, neurons, surrogate
 from jsnn.continual import spiking
 from jsnn.models.cil_cnn import (
     cil_cnn,
@@ -248,7 +248,10 @@ def test_mlp_has_every_read_out(read_out):
     assert count(module) == 64 * 16 + 16 + 16 * 12 + 12 + 12 * 10 + 10
     graphdef, model = layers.split(module)
     network = spiking.make_network(
-        graphdef, head.column_tree(graphdef, model), encode=encoders.constant(T), read_out=read_out
+        graphdef,
+        head.column_tree(graphdef, model),
+        encode=encoders.constant(T),
+        read_out=read_out,
     )
     images = jnp.asarray(
         np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)), jnp.uint8
@@ -275,7 +278,9 @@ def test_small_cnn_fits_its_images(side, pixels):
         cil_small_cnn((side, side, 1), 4, width=2, rngs=nnx.Rngs(0))
     )
     is_column = head.column_tree(graphdef, model)
-    network = spiking.make_network(graphdef, is_column, encode=encoders.constant(T), read_out="current")
+    network = spiking.make_network(
+        graphdef, is_column, encode=encoders.constant(T), read_out="current"
+    )
     output = jax.eval_shape(
         lambda model, x: network.apply(model, jax.random.key(0), x, 4, False),
         model,

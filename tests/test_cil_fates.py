@@ -4,14 +4,16 @@ import os
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jsnn
 from benchmarks import cil_fates, cil_steps
 from benchmarks.cil_steps import Step
 from experiments import cil_cifar10
-from jsnn.continual.buffer import Batch
+from jsnn import data
+from jsnn.continual import samples as samples_of
+from jsnn.continual import stream
 
 REFERENCE = cil_steps.Reference(channels=(4, 8, 16), timesteps=10, batch_size=4)
 
@@ -34,16 +36,23 @@ def test_steps_are_those_of_the_library():
     cfg = cil_cifar10.Config(
         pathlib.Path(), recipe="reference", width=4, batch_size=4, seed=5
     )
-    learner, _ = cil_cifar10.make_learner(cfg, images[0])
-    pool = Batch(jnp.asarray(images), jnp.asarray(labels), jnp.ones(12, bool))
-    settings, key = learner.settings, jax.random.key(5)
-    state = jax.jit(learner.init, static_argnums=(1, 2))(key, 10, 12)
-    state = jax.jit(learner.begin, static_argnums=4)(state, settings, pool, 2, False)
-    run = jax.jit(learner.run, static_argnums=4)
-    metrics = run(state, settings, pool, jnp.int32(3), False)[1]
+    learner = cil_cifar10.make_learner(cfg, images[0])
+    none = np.zeros(0, int)
+    task = stream.Task((0, 1), (0, 1), np.arange(12), none, none)
+    tasks = stream.Stream((task,), np.arange(10), 0)
+    trainer = cil_cifar10.make_trainer(cfg, learner, tasks, 10)
+    split = data.Split(images, labels)
+    fitted = jsnn.fit(
+        trainer,
+        samples_of.put(tasks, split, split),
+        jax.random.key(5),
+        schedule=jsnn.Schedule(1),
+        progress=False,
+    )
+    metrics = [row["loss"] for row in fitted.rows if row["split"] == "train"]
     assert max(s.rates.max() for s in steps) > 0.1  # neurons of the head spike
     # Two programs of the same sums, which the compiler may order differently.
-    np.testing.assert_allclose([s.loss for s in steps], metrics.loss[:3], rtol=1e-5)
+    np.testing.assert_allclose([s.loss for s in steps], metrics[:3], rtol=1e-5)
 
 
 def test_exchanged_classes_exchange_the_neurons():

@@ -9,12 +9,12 @@ from flax import nnx
 
 from experiments import cil_cifar10
 from experiments.cil_cifar10 import Config
-from jsnn import data, head, layers, neurons
-from jsnn.continual import driver, methods, samples, spiking, stream
+from jsnn import continual, data, encoders, head, layers, neurons
+from jsnn.continual import methods, samples, spiking, stream
 from jsnn.continual import network as networks
-from jsnn.continual import training as continual
 from jsnn.continual.buffer import unpack
 from jsnn.models.cil_cnn import cil_cnn
+from jsnn.train import trainer as trainers
 
 CLASSES = 4
 
@@ -107,9 +107,9 @@ def test_samples_are_kept_by_the_lower_half_as_it_stays():
         return spiking.make_network(
             graphdef,
             is_column,
+            mode,
             encode=encoders.constant(2),
             read_out="current",
-            batch_norm=mode,
             latent_layer=3,
         )
 
@@ -125,28 +125,32 @@ def test_samples_are_kept_by_the_lower_half_as_it_stays():
     )
     tasks = stream.make_stream(labels, labels, [[0, 1], [2, 3]], num_classes=4)
     split = data.Split(images, labels)
-    given, call = samples.put(tasks, split, split), driver.jit(learner)
-    state = learner.init(jax.random.key(0), 4, 16)
+    given = samples.put(tasks, split, split)
+    trainer = continual.trainer(learner, tasks, epochs_per_task=1)
+    begin, pool_of, end = (
+        jax.jit(f, static_argnums=2) for f in (trainer.begin, trainer.pool, trainer.end)
+    )
+    run = jax.jit(trainer.run, static_argnums=3)
+    state = trainers.start(trainer, jax.random.key(0))
     module = nnx.eval_shape(lambda: build(jax.random.key(0), 4))
     graphdef, shapes = layers.split(module)
     whole = network(graphdef, head.column_tree(graphdef, shapes), "train")
     below = []
     for number in range(2):
-        own = samples.of_task(given, number)
-        args = learner.settings, own
-        state = call.begin(state, *args, given.num_open[number], False)
-        assert bool(state.memory.buffer.valid.any()) == (number > 0)
-        pool = call.pool(state, own, samples.seen(given, number))
-        state, _ = call.run(state, learner.settings, pool, jnp.int32(2), False)
-        state = call.end(state, *args, False)
-        tree = jax.tree.map(np.asarray, layers.nnx.to_pure_dict(state.model.params))
+        state = begin(state._replace(phase_step=jnp.int32(0)), given, False)
+        assert bool(state.own.memory.buffer.valid.any()) == (number > 0)
+        pool = pool_of(state, given, False)
+        state, _ = run(state, pool, jnp.int32(2), False)
+        state = end(state, given, False)._replace(phase=jnp.int32(number + 1))
+        model = state.own.model
+        tree = jax.tree.map(np.asarray, layers.nnx.to_pure_dict(model.params))
         features = tree["layers"][0]["layers"]
         below.append({k: v for k, v in features.items() if k < 3})
         above = features[3]["weight"]
-        buffer = state.memory.buffer
+        buffer = state.own.memory.buffer
         kept = np.asarray(buffer.identity)
         assert len(set(kept.tolist())) == 12
-        wanted = networks.latent(whole, state.model, jnp.asarray(images[kept]))
+        wanted = networks.latent(whole, model, jnp.asarray(images[kept]))
         np.testing.assert_array_equal(buffer.images, wanted)
         if number == 0:
             before = above

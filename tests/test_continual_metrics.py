@@ -62,7 +62,7 @@ def test_a_run_of_joint_training_has_a_last_row_only():
 
 
 def test_summary_is_flat_and_complete():
-    found = metrics.summary(SEEN, SEEN, COUNTS)
+    found = metrics.figures(SEEN, SEEN, COUNTS) | metrics.entries(SEEN, SEEN)
     assert found["final_accuracy"] == pytest.approx(5.9 / 8)
     assert found["accuracy_after_3_on_2"] == 0.4
     assert "accuracy_after_1_on_2" not in found

@@ -85,7 +85,7 @@ def test_der_is_a_mean_over_open_columns(num_open):
 )
 def test_der_plus_plus_has_weights_for_each_buffer(buffer, alpha, beta):
     cfg = Config(None, data="digits", method="der++", buffer=buffer)  # pyright: ignore
-    learner, _ = make_learner(cfg, np.zeros((8, 8, 1), np.uint8))
+    learner = make_learner(cfg, np.zeros((8, 8, 1), np.uint8))
     assert learner.settings["match"] == {"alpha": alpha}
     assert learner.settings["replay"] == {"beta": beta}
     part = methods.get("der++", buffer_size=buffer)

@@ -13,9 +13,8 @@ import test_continual_training as toy
 from stdp_tiny import CHAIN, JOINT, READ, WIDE
 
 import jsnn
-from jsnn import eventprop, runs
+from jsnn import continual, eventprop, runs
 from jsnn.continual import methods, report, samples
-from jsnn.continual import trainer as continual_trainer
 from jsnn.eventprop import latency, losses
 from jsnn.models import stdp_network, stdp_steps
 from jsnn.stdp import trainer as stdp_trainer
@@ -26,7 +25,8 @@ RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
 
 
-STREAM = toy.stream([[0, 1], [2, 3], [4]])
+# Columns are not classes, and one task has none.
+STREAM = toy.stream([[3, 1], [], [0, 4], [2]])
 
 
 class Case(NamedTuple):
@@ -98,7 +98,7 @@ def of_eventprop() -> Case:
 def of_stream(method: str, **options: Any) -> Case:
     learner = toy.make(methods.get(method))
     tasks = STREAM
-    trainer = continual_trainer.trainer(learner, tasks, epochs_per_task=2, **options)
+    trainer = continual.trainer(learner, tasks, epochs_per_task=2, **options)
     data = samples.put(tasks, toy.TRAIN, toy.TEST)
     return Case(trainer, data, toy.TEST.images, loop.Schedule(3))
 
@@ -230,6 +230,8 @@ def test_prediction_is_evaluation(case, fitted):
         order = np.concatenate([task.test for task in STREAM.tasks])
         decided = report.decided(STREAM, fitted.found.test)
         np.testing.assert_array_equal(found.label[order], decided[1])
+        np.testing.assert_array_equal(found.scores.argmax(1), found.label)
+        assert found.scores.shape[1] == toy.CLASSES
         assert len(set(decided[1])) > 1
         return
     np.testing.assert_array_equal(found.label, fitted.found.label)

@@ -4,19 +4,19 @@
 settings are the first that were tried.
 """
 
-import functools
 import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from flax import nnx
 
+import jsnn
 from experiments.demo.settings import Config
-from jsnn import continual_figures, data, report, runs
-from jsnn.continual import driver, methods, metrics, spiking, stream, training
-from jsnn.models.cil_cnn import cil_small_cnn
+from jsnn import continual, continual_figures, data, report, runs
+from jsnn.continual import methods
+from jsnn.continual.report import Result, summary
+from jsnn.models.cil_cnn import reference_neuron
 
 NUM_EPOCHS = 5  # of each task
 TIMESTEPS = 4
@@ -30,44 +30,27 @@ Trained task by task it remembers the last one: old classes are never shown agai
 200 digits, a fair sample of all seen so far, it goes on seeing a few old ones, and is held to what it answered when they were stored."""
 
 
-def make_learner(method: str, image: np.ndarray) -> training.Learner:
-    """Two spiking convolutions and a growing head, trained by this method."""
-
-    def build(key, capacity):
-        return cil_small_cnn(image.shape, capacity, width=16, rngs=nnx.Rngs(key))
-
-    def network(graphdef, is_column, mode):
-        return spiking.make_network(
-            graphdef,
-            is_column,
-            num_steps=TIMESTEPS,
-            read_out="current",
-            batch_norm=mode,
-        )
-
-    return training.learner(
-        build,
-        network,
-        methods.get(method),
-        optax.adam(2e-3),
-        image=image,
-        batch_size=32,
-        buffer_size=BUFFER,
-    )
+def features(rngs: nnx.Rngs) -> list[Any]:
+    """Two spiking convolutions; a head that grows is put on top."""
+    return [
+        jsnn.Conv(1, 16, 5, init="kaiming", rngs=rngs),
+        jsnn.Neurons(reference_neuron()),
+        jsnn.Conv(16, 32, 3, stride=2, init="kaiming", rngs=rngs),
+        jsnn.Neurons(reference_neuron()),
+    ]
 
 
-def result_table(results: dict[str, driver.Result]) -> report.Table:
+def result_table(found: dict[str, dict[str, Any]]) -> report.Table:
     """What each method reached."""
     rows = []
-    for method, result in results.items():
-        found = metrics.summary(result.class_il, result.task_il, result.counts)
+    for method, figures in found.items():
         cells = (
             METHODS[method],
-            f"{100 * found['final_accuracy']:.1f} %",
-            f"{100 * found['average_incremental_accuracy']:.1f} %",
-            f"{100 * found['forgetting']:.1f}",
-            f"{100 * found['task_il_accuracy']:.1f} %",
-            f"{result.seconds:.1f} s",
+            f"{100 * figures['final_accuracy']:.1f} %",
+            f"{100 * figures['average_incremental_accuracy']:.1f} %",
+            f"{100 * figures['forgetting']:.1f}",
+            f"{100 * figures['task_il_accuracy']:.1f} %",
+            f"{figures['wall_seconds']:.1f} s",
         )
         rows.append(cells)
     return report.Table(
@@ -86,7 +69,7 @@ def result_table(results: dict[str, driver.Result]) -> report.Table:
 
 
 def pictures(
-    results: dict[str, driver.Result], class_names: tuple[str, ...]
+    results: dict[str, Result], class_names: tuple[str, ...]
 ) -> list[report.Picture]:
     """Accuracy over tasks, the matrix with a memory, and what is answered without one."""
     names = {"naive": "no memory", "der++": "with memory"}
@@ -113,41 +96,45 @@ def pictures(
 def train(cfg: Config, folder: pathlib.Path) -> report.Section:
     """One stream, learnt without and with a memory."""
     dataset = data.load("digits")
-    tasks = stream.make_stream(
-        dataset.train.labels,
-        dataset.test.labels,
-        stream.parse_tasks("5x2", 10),
-        num_classes=10,
-    )
+    labels = dataset.train.labels, dataset.test.labels
+    tasks = continual.parse_tasks("5x2", 10)
+    stream = continual.make_stream(*labels, tasks, num_classes=10)
     config: dict[str, Any] = {
         "seed": cfg.seed,
         "epochs_per_task": cfg.epochs(NUM_EPOCHS),
         "timesteps": TIMESTEPS,
         "buffer": BUFFER,
     }
-    drive = functools.partial(
-        driver.drive_stream,
-        key=jax.random.key(cfg.seed),
-        stream=tasks,
-        train=dataset.train,
-        test=dataset.test,
-        schedule=driver.Schedule(config["epochs_per_task"]),
-        progress=cfg.progress,
-    )
-    results = {}
+    results, found = {}, {}
     for method in METHODS:
-        learner = make_learner(method, dataset.train.images[0])
+        trainer = continual.incremental(
+            dataset,
+            features,
+            optimizer=optax.adam(2e-3),
+            method=methods.get(method),
+            tasks=stream,
+            batch_size=32,
+            epochs_per_task=config["epochs_per_task"],
+            buffer=BUFFER,
+            encode=jsnn.constant(TIMESTEPS),
+        )
         own = folder / method.replace("+", "p")
         run = runs.Run(own, experiment="demo", config=config | {"method": method})
-        results[method] = drive(run, learner)
-        found = results[method]
-        summary = metrics.summary(found.class_il, found.task_il, found.counts)
-        summary["test_accuracy"] = summary["final_accuracy"]
-        run.finish(summary | {"wall_seconds": found.seconds})
+        fitted = jsnn.fit(
+            trainer,
+            dataset,
+            jax.random.key(cfg.seed),
+            run=run,
+            schedule=jsnn.Schedule(log_every=50),
+            progress=cfg.progress,
+        )
+        results[method] = continual.result(stream, fitted.rows, fitted.found)
+        figures = summary(stream, fitted.rows, fitted.found)
+        found[method] = run.finish(figures | {"wall_seconds": fitted.seconds})
     return report.Section(
         "Class-incremental learning",
         TEXT,
-        [result_table(results)],
+        [result_table(found)],
         pictures(results, dataset.class_names),
         config,
     )

@@ -201,7 +201,8 @@ def _look(
     found = jax.lax.map(
         lambda i: jax.lax.cond(i <= last, one, lambda _: none, i), tasks
     )
-    return Found(*found, task)
+    class_il, task_il, labels = found
+    return Found(class_il, task_il, labels, task)
 
 
 def _model(course: _Course, state: TrainState) -> Predictor:

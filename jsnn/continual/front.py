@@ -43,7 +43,7 @@ def incremental(
     *,
     optimizer: optax.GradientTransformation,
     method: str | Method = "er",
-    tasks: str | Sequence[Sequence[int]] = "5x2",
+    tasks: str | Sequence[Sequence[int]] | stream.Stream = "5x2",
     batch_size: int = 64,
     epochs_per_task: int = 1,
     buffer: int = 500,
@@ -67,7 +67,8 @@ def incremental(
         is put on top. Or `"mlp"`, `"small"`, `"cnn"`: see `jsnn.models.cil_cnn`.
       optimizer: any Optax transformation, made anew for each task.
       method: what is done against forgetting: a name of `methods.METHODS`, or a `Method` of one's own.
-      tasks: `"5x2"`, five tasks of two classes, or `"0,1|5|2,3,4"`; or the classes of each task.
+      tasks: `"5x2"`, five tasks of two classes, or `"0,1|5|2,3,4"`; or the classes of each task; or a stream from `make_stream`,
+        which says for itself what `scenario`, `num_validation` and `seed` are.
       batch_size: B, of the task at hand; replay adds as many.
       epochs_per_task: passes over a task's samples.
       buffer: samples that a method with a memory may keep.
@@ -125,7 +126,7 @@ def incremental(
 
 def _stream(
     data: Dataset,
-    tasks: str | Sequence[Sequence[int]],
+    tasks: str | Sequence[Sequence[int]] | stream.Stream,
     scenario: Scenario,
     num_validation: int,
     seed: int,
@@ -135,6 +136,8 @@ def _stream(
         raise ValueError(
             "`data` holds validation samples already. Leave `num_validation` to this function, which holds out of each class its share."
         )
+    if isinstance(tasks, stream.Stream):
+        return tasks
     if isinstance(tasks, str):
         tasks = stream.parse_tasks(tasks, data.num_classes)
     return stream.make_stream(
@@ -177,9 +180,7 @@ def _build(
     def build(key: Array, capacity: int) -> layers.Sequence:
         rngs = nnx.Rngs(key)
         neuron = cil_cnn.reference_neuron()
-        return cil_cnn.with_head(
-            features(rngs), size, capacity, neuron, read_out, rngs
-        )
+        return cil_cnn.with_head(features(rngs), size, capacity, neuron, read_out, rngs)
 
     return build
 

@@ -29,16 +29,14 @@ WEIGHTS = tuple(
 )
 
 
-def split(
-    values: dict[str, Any], settings: Settings
-) -> tuple[dict[str, Any], Settings]:
-    """A member's values apart: those of flags, and the method's settings with those that are weights."""
-    found = {term: dict(weights) for term, weights in settings.items()}
+def split(values: dict[str, Any]) -> tuple[dict[str, Any], Settings]:
+    """A member's values apart: those of flags, and weights of the method, TERM.WEIGHT."""
+    weights: Settings = {}
     for name, value in values.items():
         term, dot, weight = name.partition(".")
         if dot:
-            found[term][weight] = value
-    return {name: x for name, x in values.items() if "." not in name}, found
+            weights.setdefault(term, {})[weight] = value
+    return {name: x for name, x in values.items() if "." not in name}, weights
 
 
 def program(
@@ -68,8 +66,11 @@ def program(
         return found
 
     def summary(found):
-        matrices = (_accuracies(found[name], counts) for name in ("class_il", "task_il"))  # fmt: skip
-        figures = metrics.figures(*matrices, counts)
+        figures = metrics.figures(
+            _accuracies(found["class_il"], counts),
+            _accuracies(found["task_il"], counts),
+            counts,
+        )
         if held:
             figures["validation_accuracy"] = float(found["validation"]) / held
         # What one task, or all in one run, leaves undefined is no failure.

@@ -121,9 +121,9 @@ def figures(class_il: Matrix, task_il: Matrix, counts: Counts) -> dict[str, floa
     }
 
 
-def summary(class_il: Matrix, task_il: Matrix, counts: Counts) -> dict[str, float]:
-    """The figures, and both matrices entry by entry (`accuracy_after_2_on_1`, tasks from 1)."""
-    found = figures(class_il, task_il, counts)
+def entries(class_il: Matrix, task_il: Matrix) -> dict[str, float]:
+    """Both matrices entry by entry (`accuracy_after_2_on_1`, tasks from 1)."""
+    found = {}
     for name, matrix in (("accuracy", class_il), ("task_il_accuracy", task_il)):
         for (t, i), value in np.ndenumerate(matrix):
             if not np.isnan(value):

@@ -3,6 +3,7 @@
 Axes: S tasks; E held-out samples of a task, padded; B batch; C columns of the head; K classes. Arrays of several seeds have theirs in front.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jsnn.continual import metrics
 from jsnn.continual.stream import Stream
 from jsnn.train.trainer import Prediction
 
@@ -60,7 +62,46 @@ def result(
     held = [row for row in rows if row["split"] == "validation"]
     counts = np.array([len(task.test) for task in stream.tasks])
     last = float("nan") if not held else _value(held[-1], "accuracy", seed)
-    return Result(*r.values(), counts, *decided(stream, found.test), last)
+    labels, predictions = decided(stream, found.test)
+    class_il, task_il, domain_il = (r[name] for name in MEASURES)
+    return Result(class_il, task_il, domain_il, counts, labels, predictions, last)
+
+
+def summary(
+    stream: Stream,
+    rows: list[dict[str, Any]],
+    found: Evaluations,
+    num_seeds: int = 1,
+    at_random: Sequence[np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Figures of a run and its matrices entry by entry; of several seeds their means, and with `_std` how far single ones lie apart.
+
+    Args:
+      stream: the tasks.
+      rows: of the run.
+      found: its last evaluation.
+      num_seeds: more than one: of a trainer over so many seeds.
+      at_random: for each seed what `untrained` gives, for forward transfer.
+    """
+    seeds = [None] if num_seeds == 1 else range(num_seeds)
+    each, whole = [], [result(stream, rows, found, seed) for seed in seeds]
+    for number, one in enumerate(whole):
+        figures = metrics.figures(one.class_il, one.task_il, one.counts)
+        figures = {"test_accuracy": figures["final_accuracy"], **figures}
+        if any(len(task.validation) for task in stream.tasks):
+            figures["validation_accuracy"] = one.validation
+        if at_random is not None:
+            start = at_random[number]
+            figures["forward_transfer"] = metrics.forward_transfer(one.task_il, start)
+        each.append(figures)
+    means: dict[str, Any] = {name: float(np.mean([f[name] for f in each])) for name in each[0]}  # fmt: skip
+    if num_seeds > 1:
+        means |= {f"{name}_std": float(np.std([f[name] for f in each], ddof=1)) for name in each[0]}  # fmt: skip
+        accuracies = (f"{100 * f['test_accuracy']:.1f}" for f in each)
+        means["test_accuracy_by_seed"] = " ".join(accuracies)
+    class_il = np.mean([one.class_il for one in whole], axis=0)
+    task_il = np.mean([one.task_il for one in whole], axis=0)
+    return means | metrics.entries(class_il, task_il)
 
 
 def rows(stream: Stream, found: Evaluations) -> list[dict[str, Any]]:

@@ -213,8 +213,11 @@ class _Session:
         self, state: TrainState, data: Any, number: int, phase: Phase
     ) -> TrainState:
         """One phase, or what is left of it."""
-        if self.trainer.resize is not None:
-            state = self.trainer.resize(state, number)
+        if self.trainer.resize is not None:  # on the host: this process alone
+            here = meshes.gather(state, self.trainer.mesh)
+            larger = self.trainer.resize(here, number)
+            if larger is not here:
+                state = meshes.replicate(larger, self.trainer.mesh)
         taken = None
         if int(state.phase_step) == 0:
             state = self.fns["begin"](state, data, phase.program)

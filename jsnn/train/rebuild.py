@@ -5,6 +5,7 @@ import importlib
 import pathlib
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+from jsnn.data import Dataset
 from jsnn.train import fitted, saved
 from jsnn.train.trainer import Trainer
 
@@ -26,6 +27,12 @@ class Shapes(NamedTuple):
     num_classes: int
     num_train: int
     dtype: str = "uint8"
+
+
+def shapes_of(dataset: Dataset) -> Shapes:
+    """Those of a data set."""
+    inputs, labels = dataset.train
+    return Shapes(inputs.shape[1:], dataset.num_classes, len(labels), str(inputs.dtype))
 
 
 def about(experiment: str, config: Any, shapes: Shapes) -> dict[str, Any]:

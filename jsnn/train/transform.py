@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jsnn.train.trainer import Trainer, TrainState
@@ -14,7 +15,8 @@ from jsnn.train.trainer import Trainer, TrainState
 
 def seed_keys(seed: int, num_seeds: int) -> Array:
     """Keys of the seeds `seed`, `seed + 1`, ...: each is the key of a run of its own with that seed."""
-    return jax.vmap(jax.random.key)(seed + jnp.arange(num_seeds))
+    seeds = np.uint32(seed) + np.arange(num_seeds, dtype=np.uint32)
+    return jax.vmap(jax.random.key)(seeds)
 
 
 class _Pool(NamedTuple):
