@@ -53,7 +53,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "read_out": "current",
         "batch_norm": "train",
         "statistics": "block",
-    },
+    },  # fmt: skip
 }
 # Mean and deviation of the channels: for CIFAR-10 those of the reference.
 STATISTICS = {

@@ -104,6 +104,70 @@ def fit_bias(
     return alpha, beta
 
 
+def _init(network, model: Model, output, buffer: Buffer) -> BiasLayer:
+    count = len(buffer.num_seen)
+    teacher = distil.init_teacher(network, model, output, buffer)
+    return BiasLayer(teacher, jnp.ones(count), jnp.zeros(count), validation=buffer)
+
+
+def _begin_task(network, border: Border, slot: BiasLayer, settings):
+    data, store = border.data, slot.validation
+    slots, store = buffers.assign(store, border.key, data, buffers.balanced)
+    slots = buffers.last_writers(slots, len(store.labels))
+    count = len(data.labels)
+    empty = jnp.full((count, len(store.num_seen)), -jnp.inf)
+    replay = Replay(data, jnp.full(count, border.scope.task), empty)
+    store = buffers.write(store, replay, slots)
+    # New ones, and those of an earlier task that come again.
+    withheld = (slots < len(store.labels)) | buffers.is_in(
+        data, buffers.everything(store)
+    )
+    teacher, _ = distil.remember_teacher(network, border, slot.teacher, settings)
+    slot = slot._replace(teacher=teacher, validation=store)
+    return slot, data.valid & ~withheld
+
+
+def _loss(network, step: Step, slot: BiasLayer, settings) -> Array:
+    logits = step.output.logits
+    target = distil.ask(network, slot.teacher, step.scope, step.inputs, logits)
+    return distil.balanced_loss(
+        corrected(logits, slot.scale, slot.shift),
+        corrected(target, slot.scale, slot.shift),
+        step.batch.labels,
+        step.batch.valid,
+        step.scope,
+        num_own=slot.teacher.own.sum(),
+        temperature=settings["temperature"],
+    )
+
+
+def _end_task(network, border: Border, slot: BiasLayer, settings):
+    scope, store = border.scope, slot.validation
+    logits = map_samples(
+        lambda x: evaluate(network, border.model, x, scope.num_open).logits,
+        store.images,
+    )
+    column = jnp.arange(len(slot.scale))
+    new = (column >= scope.num_old) & (column < scope.num_open) & (scope.num_old > 0)
+    alpha, beta = fit_bias(
+        corrected(logits, slot.scale, slot.shift),
+        store.labels,
+        store.valid,
+        new,
+        ridge=settings["ridge"],
+    )
+    scale, shift = (
+        jnp.where(new, alpha, slot.scale),
+        jnp.where(new, beta, slot.shift),
+    )
+    return border.model, slot._replace(scale=scale, shift=shift)
+
+
+def _scores(network, model, slot: BiasLayer, settings, scope, images) -> Array:
+    logits = evaluate(network, model, images, scope.num_open).logits
+    return corrected(logits, slot.scale, slot.shift)
+
+
 def bias_correction(
     *, temperature: ArrayLike = 2.0, ridge: ArrayLike = 1e-3, share: float = 0.1
 ) -> Part:
@@ -117,74 +181,13 @@ def bias_correction(
     """
     share = check.static("share", share, "(0, 1)")
 
-    def init(network, model: Model, output, buffer: Buffer) -> BiasLayer:
-        count = len(buffer.num_seen)
-        teacher = distil.init_teacher(network, model, output, buffer)
-        return BiasLayer(teacher, jnp.ones(count), jnp.zeros(count), validation=buffer)
-
-    def begin_task(network, border: Border, slot: BiasLayer, settings):
-        data, store = border.data, slot.validation
-        slots, store = buffers.assign(store, border.key, data, buffers.balanced)
-        slots = buffers.last_writers(slots, len(store.labels))
-        count = len(data.labels)
-        empty = jnp.full((count, len(store.num_seen)), -jnp.inf)
-        replay = Replay(data, jnp.full(count, border.scope.task), empty)
-        store = buffers.write(store, replay, slots)
-        # New ones, and those of an earlier task that come again.
-        withheld = (slots < len(store.labels)) | buffers.is_in(
-            data, buffers.everything(store)
-        )
-        teacher, _ = distil.remember_teacher(network, border, slot.teacher, settings)
-        slot = slot._replace(teacher=teacher, validation=store)
-        return slot, data.valid & ~withheld
-
-    def loss(network, step: Step, slot: BiasLayer, settings) -> Array:
-        logits = step.output.logits
-        target = distil.ask(network, slot.teacher, step.scope, step.inputs, logits)
-        return distil.balanced_loss(
-            corrected(logits, slot.scale, slot.shift),
-            corrected(target, slot.scale, slot.shift),
-            step.batch.labels,
-            step.batch.valid,
-            step.scope,
-            num_own=slot.teacher.own.sum(),
-            temperature=settings["temperature"],
-        )
-
-    def end_task(network, border: Border, slot: BiasLayer, settings):
-        scope, store = border.scope, slot.validation
-        logits = map_samples(
-            lambda x: evaluate(network, border.model, x, scope.num_open).logits,
-            store.images,
-        )
-        column = jnp.arange(len(slot.scale))
-        new = (
-            (column >= scope.num_old) & (column < scope.num_open) & (scope.num_old > 0)
-        )
-        alpha, beta = fit_bias(
-            corrected(logits, slot.scale, slot.shift),
-            store.labels,
-            store.valid,
-            new,
-            ridge=settings["ridge"],
-        )
-        scale, shift = (
-            jnp.where(new, alpha, slot.scale),
-            jnp.where(new, beta, slot.shift),
-        )
-        return border.model, slot._replace(scale=scale, shift=shift)
-
-    def scores(network, model, slot: BiasLayer, settings, scope, images) -> Array:
-        logits = evaluate(network, model, images, scope.num_open).logits
-        return corrected(logits, slot.scale, slot.shift)
-
     return Part(
         "correct",
         {"temperature": temperature, "ridge": ridge},
         withheld=share,
-        init=init,
-        begin_task=begin_task,
-        loss=loss,
-        end_task=end_task,
-        scores=scores,
+        init=_init,
+        begin_task=_begin_task,
+        loss=_loss,
+        end_task=_end_task,
+        scores=_scores,
     )

@@ -27,7 +27,7 @@ from jsnn.continual.training import learner
 from jsnn.data import Dataset
 from jsnn.models import cil_cnn
 from jsnn.train.trainer import Trainer
-from jsnn.unroll import Constant
+from jsnn.unroll import Constant, Signal
 
 _FOUR_STEPS = encoders.constant(4)
 _NAMED: dict[str, Callable[..., layers.Sequence]] = {
@@ -158,11 +158,10 @@ def _build(
     read_out: head.ReadOut,
 ) -> Callable[[Array, int], layers.Sequence]:
     """`(key, capacity) -> Sequence`: features and a head that fits them."""
-    signal = jax.eval_shape(lambda x: encode(x, None), jnp.asarray(sample)[None])
+    one = jnp.asarray(sample)[None]
     if isinstance(network, str):
         check.choice("network", network, _NAMED)
-        shape = jax.tree.leaves(signal)[0].shape
-        shape = shape[1:] if isinstance(signal, Constant) else shape[2:]
+        shape = jax.eval_shape(lambda x: _step(encode(x, None)), one).shape[1:]
         named: Any = _NAMED[network]
         return lambda key, capacity: named(
             shape, capacity, read_out=read_out, rngs=nnx.Rngs(key)
@@ -174,8 +173,11 @@ def _build(
         return layers.Sequence(*made)
 
     graphdef, model = layers.split(nnx.eval_shape(lambda: features(nnx.Rngs(0))))
-    out = jax.eval_shape(lambda m, x: layers.apply(graphdef, m, x)[0], model, signal)
-    size = math.prod(jax.tree.leaves(out)[0].shape[2:])
+
+    def outputs(model, x):
+        return _step(layers.apply(graphdef, model, encode(x, None))[0])
+
+    size = math.prod(jax.eval_shape(outputs, model, one).shape[1:])
 
     def build(key: Array, capacity: int) -> layers.Sequence:
         rngs = nnx.Rngs(key)
@@ -183,6 +185,11 @@ def _build(
         return cil_cnn.with_head(features(rngs), size, capacity, neuron, read_out, rngs)
 
     return build
+
+
+def _step(signal: Signal) -> Array:
+    """One step of a signal, `[B, ...]`."""
+    return signal.value if isinstance(signal, Constant) else signal[0]
 
 
 def _first_spikes(build: Callable[[Array, int], layers.Sequence]) -> int | None:

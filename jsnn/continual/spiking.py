@@ -3,6 +3,7 @@
 Axes: T time, B batch, H height, W width, C colour channels.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -92,18 +93,6 @@ def make_network(
             _hold_batch_norm(features)
         return module, features, train and batch_norm == "train"
 
-    def finish(module, x: Array, key, num_open: ArrayLike, train: bool) -> Output:
-        """From the features of all steps to an `Output`, in float32: classes differ by little."""
-        x = x.astype(jnp.float32)
-        features = x.mean(0).reshape(x.shape[1], -1)
-        # The mean over time commutes with a linear head, which then runs once instead of T times.
-        y: Signal = features[None] if read_out == "current" else x
-        for number, layer in enumerate(list(module.layers)[1:]):
-            y = _run(layer, y, jax.random.fold_in(key, number), train)
-        assert not isinstance(y, Constant)
-        logits = head.mask_closed(head.read_out(y, read_out), num_open)
-        return Output(features, logits, layers.split(module)[1].rest)
-
     def signal(images, key, train: bool) -> Signal:
         return encode(images, jax.random.fold_in(key, _ENCODE) if train else None)
 
@@ -111,7 +100,7 @@ def make_network(
         x = signal(images, key, train)
         module, features, train = load(model, train)
         x = _run(features, x, key, train)
-        return finish(module, _every_step(x), key, num_open, train)
+        return _finish(module, read_out, _every_step(x), key, num_open, train)
 
     def lower(model, key, images, train):
         x = signal(images, key, train)
@@ -122,18 +111,7 @@ def make_network(
     def upper(model, key, spikes, num_open, train) -> Output:
         module, features, train = load(model, train, halves=True)
         x = _run(_part(features, slice(latent_layer, None)), spikes, key, train)
-        return finish(module, _every_step(x), key, num_open, train)
-
-    def get_head(params) -> Head:
-        leaves = zip(jax.tree.leaves(params), jax.tree.leaves(is_column), strict=True)
-        bias, weight = sorted((p for p, c in leaves if c), key=lambda p: p.ndim)
-        return Head(weight, bias)
-
-    def with_head(params, new: Head):
-        def one(column, p):
-            return p if not column else (new.bias if p.ndim == 1 else new.weight)
-
-        return jax.tree.map(one, is_column, params)
+        return _finish(module, read_out, _every_step(x), key, num_open, train)
 
     more: dict[str, Any] = {}
     if latent_layer is not None:
@@ -143,7 +121,45 @@ def make_network(
         more |= {"lower": lower, "upper": upper, "is_lower": is_lower}
     if augment is not None:
         more["augment"] = augment
-    return Network(apply, get_head, with_head, **more)
+    return Network(
+        apply,
+        functools.partial(_get_head, is_column),
+        functools.partial(_with_head, is_column),
+        **more,
+    )
+
+
+def _finish(
+    module: Any,
+    read_out: head.ReadOut,
+    x: Array,
+    key: Array,
+    num_open: ArrayLike,
+    train: bool,
+) -> Output:
+    """From the features of all steps to an `Output`, in float32: classes differ by little."""
+    x = x.astype(jnp.float32)
+    features = x.mean(0).reshape(x.shape[1], -1)
+    # The mean over time commutes with a linear head, which then runs once instead of T times.
+    y: Signal = features[None] if read_out == "current" else x
+    for number, layer in enumerate(list(module.layers)[1:]):
+        y = _run(layer, y, jax.random.fold_in(key, number), train)
+    assert not isinstance(y, Constant)
+    logits = head.mask_closed(head.read_out(y, read_out), num_open)
+    return Output(features, logits, layers.split(module)[1].rest)
+
+
+def _get_head(is_column: Any, params: Any) -> Head:
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(is_column), strict=True)
+    bias, weight = sorted((p for p, c in leaves if c), key=lambda p: p.ndim)
+    return Head(weight, bias)
+
+
+def _with_head(is_column: Any, params: Any, new: Head) -> Any:
+    def one(column, p):
+        return p if not column else (new.bias if p.ndim == 1 else new.weight)
+
+    return jax.tree.map(one, is_column, params)
 
 
 def _run(layer: layers.Layer, x: Signal, key: Array, train: bool) -> Signal:
