@@ -37,24 +37,9 @@ from jsnn.unroll import steps_in_cache
 
 # What the flags default to.
 RECIPES: dict[str, dict[str, Any]] = {
-    "reference": {
-        "network": "cnn",
-        "width": 64,
-        "timesteps": 10,
-        "epochs_per_task": 2,
-        "read_out": "rate",
-        "batch_norm": "reference",
-        "statistics": "step",
-    },
-    "default": {
-        "width": 32,
-        "timesteps": 4,
-        "epochs_per_task": 5,
-        "read_out": "current",
-        "batch_norm": "train",
-        "statistics": "block",
-    },  # fmt: skip
-}
+    "reference": {"network": "cnn", "width": 64, "timesteps": 10, "epochs_per_task": 2, "read_out": "rate", "batch_norm": "reference", "statistics": "step"},
+    "default": {"width": 32, "timesteps": 4, "epochs_per_task": 5, "read_out": "current", "batch_norm": "train", "statistics": "block"},
+}  # fmt: skip
 # Mean and deviation of the channels: for CIFAR-10 those of the reference.
 STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),

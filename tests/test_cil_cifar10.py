@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+import jsnn
 from experiments import cil_cifar10
 from experiments.cil_cifar10 import Config
 from jsnn import runs
@@ -132,3 +133,54 @@ def test_validation_images_of_the_script(tmp_path):
         with pytest.raises(ValueError, match=rf"num.validation.* {number}"):
             run(tmp_path / "bad", **flags | {"num_validation": number})
     assert not (tmp_path / "bad").exists()
+
+
+SHORT = {"hidden": (16,), "epochs_per_task": 1, "tasks": "7,1|0,9|3"}
+
+
+@pytest.mark.parametrize("method", ["er", "icarl", "bic"])
+def test_a_run_is_loaded_and_predicts(tmp_path, method):
+    """With a head that grew, classes in an order of their own, and some that never come."""
+    summary = run(tmp_path, method=method, buffer=60, capacity=2, **SHORT)
+    test = jsnn.data.load("digits").test
+    model = jsnn.load(tmp_path)
+    found = model.predict(test.images)
+    comes = np.isin(test.labels, [7, 1, 0, 9, 3])
+    right = (found.label == test.labels)[comes].mean()
+    assert right == pytest.approx(summary["test_accuracy"])
+    np.testing.assert_array_equal(found.scores.argmax(1), found.label)
+    assert np.isneginf(found.scores[:, [2, 4, 5, 6, 8]]).all()
+    assert {*found.label.tolist()} <= {7, 1, 0, 9, 3}
+    again = jsnn.load(model.save(tmp_path / "elsewhere")).predict(test.images)
+    np.testing.assert_array_equal(again.scores, found.scores)
+
+
+def test_several_seeds_of_the_script(tmp_path):
+    flags = SHORT | {"method": "er", "buffer": 60, "evaluate_unseen": True}
+    flags |= {"num_validation": 40}
+    many = run(tmp_path / "many", seed=3, seeds=2, **flags)
+    # Which images are held out is decided by the first seed.
+    alone = run(tmp_path / "alone", seed=3, **flags)
+    accuracies = [float(x) for x in many["test_accuracy_by_seed"].split()]
+    assert accuracies[0] == pytest.approx(100 * alone["test_accuracy"], abs=0.05)
+    assert many["test_accuracy"] == pytest.approx(np.mean(accuracies) / 100, abs=1e-3)
+    spread = abs(np.diff(accuracies)).item() / 2**0.5 / 100
+    assert many["test_accuracy_std"] == pytest.approx(spread, abs=1e-3)
+    for name in ("forward_transfer", "validation_accuracy", "forgetting"):
+        low, high = many[name] - many[f"{name}_std"], many[name] + many[f"{name}_std"]
+        assert low - 1e-6 <= alone[name] <= high + 1e-6
+    test = jsnn.data.load("digits").test
+    both = (jsnn.load(tmp_path / n).predict(test.images) for n in ("many", "alone"))
+    np.testing.assert_array_equal(*(found.label for found in both))
+    with pytest.raises(ValueError, match="`--seeds 2` needs a head that does not grow"):
+        run(tmp_path / "bad", seeds=2, capacity=2, **flags)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_resumed_run_that_has_ended_says_the_same(tmp_path):
+    flags = SHORT | {"method": "er", "buffer": 60}
+    first = run(tmp_path, **flags)
+    again = run(tmp_path, resume=True, **flags)
+    changing = ("wall_seconds", "samples_per_second")
+    same = [{k: v for k, v in s.items() if k not in changing} for s in (first, again)]
+    assert same[0] == same[1]

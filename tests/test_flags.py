@@ -145,6 +145,7 @@ USELESS = {
         ({"data": "mnist", "batch_norm": "freeze"}, "--batch-norm freeze", "batch nor"),
         ({"augment_share": 0.5}, "--augment-share 0.5", "--augment"),
         ({"repeated": "split"}, "--repeated split", "0,1|1,2"),
+        ({"seeds_at_once": 4}, "--seeds-at-once 4", "--seeds above 1"),
     ],
     "stdp_mnist": [
         ({"flips": True}, "--flips", "--augment"),
@@ -258,7 +259,7 @@ def test_seeds_up_to_the_last():
     expected = [jax.random.key_data(jax.random.key(last - 2 + k)) for k in range(3)]
     np.testing.assert_array_equal(keys, expected)
     eventprop_yinyang.Config(OUT, seed=last - 2, seeds=3)
-    for module in (eventprop_yinyang, eventprop_mnist):
+    for module in (eventprop_yinyang, eventprop_mnist, cil_cifar10):
         with pytest.raises(ValueError, match=r"`--seeds 4` go beyond the largest seed"):
             module.Config(OUT, seed=last - 2, seeds=4)
 
