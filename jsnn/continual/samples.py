@@ -1,4 +1,4 @@
-"""A stream's samples as arrays on the device, task by task: what `driver` and `whole` feed to a learner.
+"""A stream's samples as arrays on the device, task by task: what a stream's trainer learns from.
 
 Axes: S tasks; N training samples of a task, E test and V validation samples, padded to the largest task's number; A training samples of the data set;
 C columns of the head; K classes.
