@@ -225,9 +225,7 @@ def _resize(course: _Course, state: TrainState, number: int) -> TrainState:
     return state._replace(own=head.grow(state.own, make(state.own.first)))
 
 
-def _where(
-    course: _Course, place: Place, pool: Batch | None, per_epoch: int
-) -> dict[str, Any]:
+def _where(course: _Course, place: Place, pool: Any, per_epoch: int) -> dict[str, Any]:
     task = min(place.phase + course.first, len(course.stream.tasks) - 1)
     done = place.phase_step / per_epoch if per_epoch else course.epochs_per_task
     return {"task": task, "epoch": task * course.epochs_per_task + done}
