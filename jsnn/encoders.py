@@ -28,6 +28,12 @@ def constant(num_steps: int) -> Callable[..., Constant]:
 
     >>> constant(5)(jnp.zeros((2, 8, 8, 1), jnp.uint8)).num_steps
     5
+
+    Args:
+      num_steps: T.
+
+    Returns:
+      An encoder `(images [B, ...], key) -> Constant`. It draws nothing.
     """
     num_steps = check.whole("num_steps", num_steps, 1)
     return lambda images, key=None: Constant(unit_interval(images), num_steps)
@@ -38,6 +44,12 @@ def frames() -> Callable[..., Array]:
 
     >>> frames()(jnp.zeros((2, 7, 30))).shape  # to [T, B, ...]
     (7, 2, 30)
+
+    Returns:
+      An encoder `(inputs [B, T, ...], key) -> [T, B, ...]`. It draws nothing.
+
+    Raises:
+      ValueError: by the encoder, if inputs have no time axis.
     """
 
     def encoder(inputs: Array, key: Array | None = None) -> Array:
@@ -51,7 +63,18 @@ def frames() -> Callable[..., Array]:
 
 
 def rate(num_steps: int) -> Callable[..., Array]:
-    """A pixel in [0, 1] is the probability to spike at each step: see `encode.bernoulli`."""
+    """Rate code: a pixel $x$ in [0, 1] spikes with probability $x$ at each step, independently of the others.
+
+    >>> spikes = rate(100)(jnp.full((2, 4), 0.5), jax.random.key(1))  # [T, B, ...]
+    >>> spikes.shape, bool(abs(spikes.mean() - 0.5) < 0.1)
+    ((100, 2, 4), True)
+
+    Args:
+      num_steps: T.
+
+    Returns:
+      An encoder `(images [B, ...], key) -> spikes [T, B, ...]`. In evaluation its draws are always the same.
+    """
     num_steps = check.whole("num_steps", num_steps, 1)
 
     def encoder(images: Array, key: Array | None = None) -> Array:
@@ -62,6 +85,16 @@ def rate(num_steps: int) -> Callable[..., Array]:
 
 
 def latency(num_steps: int) -> Callable[..., Array]:
-    """A pixel spikes once, the earlier the brighter it is: see `encode.latency`."""
+    """Latency code: a pixel spikes at most once, and earlier the brighter it is; see `encode.latency`.
+
+    >>> latency(5)(jnp.array([[1.0, 0.0]]), None)[:, 0, 0].tolist()  # the bright pixel spikes at the first step
+    [1.0, 0.0, 0.0, 0.0, 0.0]
+
+    Args:
+      num_steps: T.
+
+    Returns:
+      An encoder `(images [B, ...], key) -> spikes [T, B, ...]`. It draws nothing.
+    """
     num_steps = check.whole("num_steps", num_steps, 1)
     return lambda images, key=None: encode.latency(unit_interval(images), num_steps)

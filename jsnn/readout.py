@@ -20,20 +20,56 @@ def mean_membrane(outputs: Float[Array, "T B C"]) -> Float[Array, "B C"]:
 
     >>> mean_membrane(jnp.array([[[0.0, 1.0]], [[0.5, 2.0]]])).tolist()
     [[0.25, 1.5]]
+
+    Args:
+      outputs: of the last layer, `[T, B, C]`.
+
+    Returns:
+      Scores, `[B, C]`.
     """
     return _wide(outputs).mean(0)
 
 
 def max_membrane(outputs: Float[Array, "T B C"]) -> Float[Array, "B C"]:
-    r"""The largest potential, $\max_t v_t$."""
+    r"""The largest potential, $\max_t v_t$.
+
+    >>> max_membrane(jnp.array([[[0.0, 2.0]], [[0.5, 1.0]]])).tolist()
+    [[0.5, 2.0]]
+
+    Args:
+      outputs: of the last layer, `[T, B, C]`.
+
+    Returns:
+      Scores, `[B, C]`.
+    """
     return _wide(outputs).max(0)
 
 
 def last_membrane(outputs: Float[Array, "T B C"]) -> Float[Array, "B C"]:
-    r"""The potential after the last step, $v_T$."""
+    r"""The potential after the last step, $v_T$.
+
+    >>> last_membrane(jnp.array([[[0.0, 1.0]], [[0.5, 2.0]]])).tolist()
+    [[0.5, 2.0]]
+
+    Args:
+      outputs: of the last layer, `[T, B, C]`.
+
+    Returns:
+      Scores, `[B, C]`.
+    """
     return _wide(outputs)[-1]
 
 
 def spike_count(outputs: Shaped[Array, "T B C"]) -> Float[Array, "B C"]:
-    r"""The number of spikes, $\sum_t s_t$. Equal counts are common; the lowest class then wins."""
+    r"""The number of spikes, $\sum_t s_t$. Equal counts are common; the lowest class then wins.
+
+    >>> spike_count(jnp.array([[[0.0, 1.0]], [[1.0, 1.0]]])).tolist()
+    [[1.0, 2.0]]
+
+    Args:
+      outputs: of the last layer, `[T, B, C]`.
+
+    Returns:
+      Scores, `[B, C]`.
+    """
     return _wide(outputs).sum(0)

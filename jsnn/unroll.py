@@ -22,7 +22,18 @@ from jsnn import mesh as meshes
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """A signal `[B, ...]` that is the same at each of `num_steps` steps: an image shown for as long. It is never repeated in memory."""
+    """A signal that is the same at every time step, as an image shown for `num_steps` steps. It is not repeated in memory.
+
+    >>> jsnn.Constant(jnp.ones((2, 4)), num_steps=5).value.shape
+    (2, 4)
+
+    Attributes:
+      value: the input of one step, `[B, ...]`.
+      num_steps: T.
+
+    Raises:
+      ValueError: if `num_steps` is less than 1.
+    """
 
     value: Array
     num_steps: int = dataclasses.field(metadata={"static": True})

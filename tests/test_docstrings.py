@@ -7,6 +7,7 @@ import pkgutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -17,14 +18,21 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(jsnn.__path__, "jsnn."))
 
 def examples(name: str) -> list[doctest.DocTest]:
     # What a user's program has at hand, beside the module's own names.
-    at_hand = {"jsnn": jsnn, "jax": jax, "jnp": jnp, "nnx": nnx, "np": np}
+    at_hand = {
+        "jsnn": jsnn,
+        "jax": jax,
+        "jnp": jnp,
+        "nnx": nnx,
+        "np": np,
+        "optax": optax,
+    }
     module = importlib.import_module(name)
     found = doctest.DocTestFinder().find(module, extraglobs=at_hand)
     return [test for test in found if test.examples]
 
 
 def test_there_are_examples():
-    assert sum(len(examples(name)) for name in MODULES) >= 14
+    assert sum(len(examples(name)) for name in MODULES) >= 40
 
 
 @pytest.mark.parametrize("name", MODULES)

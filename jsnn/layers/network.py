@@ -26,7 +26,12 @@ def _as_layer(value: Any) -> Any:
 class Sequence(Layer):
     """Layers one after another, over all time steps.
 
-    Layers that come before the first one with a state see a constant input once, not once a step. The rest is unrolled:
+    >>> net = jsnn.Sequence(jsnn.Dense(4, 8, rngs=nnx.Rngs(0)), jsnn.LIF(), block_size=1)
+    >>> state, spikes = net(net.init_state((2, 4)), jnp.ones((5, 2, 4)))  # [T, B, I] to [T, B, O]
+    >>> spikes.shape
+    (5, 2, 8)
+
+    Layers in front of the first one with a state see a constant input once, not once a step. The others are unrolled over time.
 
     Args:
       layers: what to run. A `Sequence` may be one of them and brings its own schedule, so a convolutional part can go step by step while
@@ -34,6 +39,9 @@ class Sequence(Layer):
       block_size: K, time steps handed to each layer at a time; all if None. See `unroll`.
       remat: store only the states between blocks.
       truncate: stop the gradient between blocks.
+
+    Raises:
+      TypeError: if something is no layer; the message says what to write instead.
     """
 
     stateless = False
@@ -163,6 +171,9 @@ def network(build: Any) -> Network:
 
     Args:
       build: `rngs -> layers`: a layer, or a list of layers and functions, see `Sequence`. Or a chain of `jsnn.eventprop`.
+
+    Returns:
+      A `Network`: `init(key)` draws a model, `apply(model, x)` runs it on `x` `[T, B, ...]` or a `Constant`.
     """
     if hasattr(build, "trainable"):
         return build.trainable()

@@ -21,11 +21,26 @@ class BatchNormState(NamedTuple):
 
 
 class BatchNorm(Layer):
-    """Batch normalisation over all axes but the last, running statistics carried through time.
+    r"""Batch normalisation over all axes but the last, $y = \gamma (x - \mu) / \sqrt{\sigma^2 + \epsilon} + \delta$.
 
-    In training, statistics are those of the mini-batch: of each time step by itself (`statistics="step"`), or of all steps of
-    the block handed to the layer together (`"block"`; the whole run if the sequence is not cut). The running ones follow with
-    `momentum`, once a step or a block, with the unbiased variance, as in PyTorch; evaluation uses them.
+    >>> norm = jsnn.BatchNorm(3)
+    >>> state, y = norm(norm.init_state((2, 3)), jnp.ones((5, 2, 3)))  # [T, B, C]
+    >>> y.shape
+    (5, 2, 3)
+
+    In training, $\mu$ and $\sigma^2$ are the mean and variance of the mini-batch. In evaluation they are the running ones, which follow
+    those of the mini-batches with `momentum` and the unbiased variance, as in PyTorch. The running ones are carried through time.
+
+    Args:
+      num_features: C, size of the last axis.
+      statistics: over what mean and variance are taken: `"step"`, each time step by itself; `"block"`, all steps that the layer gets at
+        once, which are all T unless the sequence is cut.
+      momentum: share of the new value in a running statistic, once a step or a block.
+      epsilon: $\epsilon$.
+      initial_scale: $\gamma$ before training. $\delta$ starts at 0.
+
+    Raises:
+      ValueError: if a number is out of range.
     """
 
     stateless = False
@@ -101,9 +116,17 @@ class BatchNorm(Layer):
 
 
 class Dropout(Layer):
-    """Sets inputs to zero with probability `rate` in training and scales the rest by 1 / (1 - rate).
+    """Sets inputs to zero with probability `rate` in training and scales the others by 1 / (1 - rate).
+
+    >>> drop = jsnn.Dropout(0.5)
+    >>> mask = drop.init_state((2, 8), key=jax.random.key(0), train=True)
+    >>> drop(mask, jnp.ones((5, 2, 8)), train=True)[1].max().item()
+    2.0
 
     One mask serves all time steps of a sample, so that a dropped connection stays dropped while the neuron integrates.
+
+    Args:
+      rate: from 0 up to, but not including, 1.
     """
 
     stateless = False

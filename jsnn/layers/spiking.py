@@ -35,7 +35,12 @@ def _from_free(name: str, free: Array) -> Array:
 
 
 class Neurons(Layer):
-    """A layer of neurons, one per input.
+    """A layer of neurons, one per input, `[T, B, N] -> [T, B, N]`. For the usual neurons, `LIF` and its siblings are shorter.
+
+    >>> layer = jsnn.Neurons(jsnn.neurons.lif(beta=0.9), learn="beta")
+    >>> state, spikes = layer(layer.init_state((2, 8)), jnp.ones((5, 2, 8)))
+    >>> spikes.shape
+    (5, 2, 8)
 
     Args:
       neuron: the model; its default parameters are this layer's.
@@ -43,6 +48,9 @@ class Neurons(Layer):
         softplus, so it stays positive.
       recurrent: number of neurons N, to give the layer recurrent weights `[N, N]` from its own spikes one step ago.
       rngs: needed for recurrent weights.
+
+    Raises:
+      ValueError: if `learn` names no parameter of the neuron, a value to learn starts at the end of its range, or `rngs` is missing.
     """
 
     stateless = False
@@ -117,22 +125,56 @@ class Neurons(Layer):
         return neuron_block(neuron, params)(state, x)
 
 
-def _neurons(factory: Callable[..., neurons.Neuron]) -> Callable[..., Neurons]:
+def _neurons(
+    name: str, factory: Callable[..., neurons.Neuron], summary: str
+) -> Callable[..., Neurons]:
     """The layer of a neuron whose parameters are named at once."""
 
     def layer(*, learn=(), recurrent=None, rngs=None, **parameters) -> Neurons:
         neuron = factory(**parameters)
         return Neurons(neuron, learn=learn, recurrent=recurrent, rngs=rngs)
 
-    layer.__doc__ = (
-        f"A layer of `neurons.{factory.__name__}`, which says what `parameters` there are; `learn`, `recurrent` and `rngs` are those "
-        "of `Neurons`."
-    )
+    layer.__name__ = layer.__qualname__ = name
+    layer.__doc__ = f"""{summary}
+
+    >>> net = jsnn.network(lambda rngs: [jsnn.Dense(4, 8, rngs=rngs), jsnn.{name}()])
+    >>> net.apply(net.init(jax.random.key(0)), jnp.ones((5, 2, 4))).value.shape  # [T, B, N]
+    (5, 2, 8)
+
+    Args:
+      **parameters: of the neuron; see `jsnn.neurons.{factory.__name__}`.
+      learn: names of parameters to train.
+      recurrent: number of neurons N, to connect the layer with itself by weights `[N, N]`.
+      rngs: `nnx.Rngs(seed)`, from which these are drawn.
+
+    Returns:
+      A layer `[T, B, N] -> [T, B, N]`; see `Neurons`.
+    """
     return layer
 
 
-LIF = _neurons(neurons.lif)
-IF = _neurons(neurons.integrate_and_fire)
-CurrentLIF = _neurons(neurons.current_lif)
-AdaptiveLIF = _neurons(neurons.adaptive_lif)
-LI = _neurons(neurons.leaky_integrator)
+LIF = _neurons(
+    "LIF",
+    neurons.lif,
+    r"Leaky integrate-and-fire neurons: $v_t = \beta v_{t-1} + x_t$, a spike where $v_t > \theta$, and then a reset.",
+)
+IF = _neurons(
+    "IF",
+    neurons.integrate_and_fire,
+    r"Integrate-and-fire neurons without leak: $v_t = v_{t-1} + x_t$, a spike where $v_t > \theta$, and then a reset.",
+)
+CurrentLIF = _neurons(
+    "CurrentLIF",
+    neurons.current_lif,
+    r"LIF neurons behind a synaptic current $i_t = \alpha i_{t-1} + x_t$: $v_t = \beta v_{t-1} + i_t$, a spike where $v_t > \theta$.",
+)
+AdaptiveLIF = _neurons(
+    "AdaptiveLIF",
+    neurons.adaptive_lif,
+    r"LIF neurons whose threshold $\theta_t = \theta + c\,a_t$ rises with their own spikes, $a_t = \rho a_{t-1} + s_{t-1}$.",
+)
+LI = _neurons(
+    "LI",
+    neurons.leaky_integrator,
+    r"Leaky integrators, which do not spike: the output is the membrane, $v_t = \beta v_{t-1} + x_t$. The usual last layer.",
+)

@@ -12,7 +12,21 @@ from jsnn.precision import like
 
 
 class Dense(Layer):
-    """$y = xW + b$ on the last axis, `[B, I] -> [B, O]`; further axes of the input are flattened first."""
+    """Dense layer, $y = xW + b$.
+
+    >>> jsnn.Dense(4, 8, rngs=nnx.Rngs(0)).forward(jnp.ones((2, 4))).shape  # [B, I] to [B, O]
+    (2, 8)
+
+    Args:
+      num_inputs: I, features of a sample. Inputs of more axes, `[B, H, W, C]`, are flattened first.
+      num_outputs: O.
+      bias: add $b$.
+      init: how weights start, see `jsnn.layers`.
+      rngs: `nnx.Rngs(seed)`, from which they are drawn.
+
+    Raises:
+      ValueError: if a size is less than 1, or, when called, the input has another number of features.
+    """
 
     def __init__(
         self,
@@ -43,7 +57,24 @@ class Dense(Layer):
 
 
 class Conv(Layer):
-    """Two-dimensional convolution, `[B, H, W, I] -> [B, H', W', O]`: see `conv.conv2d`."""
+    """Two-dimensional convolution of maps, as in `conv.conv2d`.
+
+    >>> jsnn.Conv(1, 8, 3, rngs=nnx.Rngs(0)).forward(jnp.ones((2, 10, 10, 1))).shape  # [B, H, W, I] to [B, H', W', O]
+    (2, 10, 10, 8)
+
+    Args:
+      num_inputs: I, channels of the input.
+      num_outputs: O, channels of the output.
+      kernel_size: side of the square kernel.
+      stride: pixels from one output to the next.
+      padding: `"same"` keeps height and width at stride 1, `"valid"` adds no border; or the width of the border in pixels.
+      bias: add one number a channel.
+      init: how weights start, see `jsnn.layers`.
+      rngs: `nnx.Rngs(seed)`, from which they are drawn.
+
+    Raises:
+      ValueError: if a size is less than 1 or the padding is unknown.
+    """
 
     takes_maps = True
 
@@ -78,7 +109,14 @@ class Conv(Layer):
 
 
 class MaxPool(Layer):
-    """Maximum over windows that do not overlap: see `conv.max_pool`."""
+    """Maximum over square windows that do not overlap, `[B, H, W, C] -> [B, H', W', C]`.
+
+    >>> jsnn.MaxPool(2).forward(jnp.arange(4.0).reshape(1, 2, 2, 1)).item()
+    3.0
+
+    Args:
+      size: side of a window in pixels. Rows and columns that fill no window are left out.
+    """
 
     takes_maps = True
 
@@ -91,7 +129,14 @@ class MaxPool(Layer):
 
 
 class AvgPool(Layer):
-    """Mean over windows that do not overlap: see `conv.avg_pool`."""
+    """Mean over square windows that do not overlap, `[B, H, W, C] -> [B, H', W', C]`.
+
+    >>> jsnn.AvgPool(2).forward(jnp.arange(4.0).reshape(1, 2, 2, 1)).item()
+    1.5
+
+    Args:
+      size: side of a window in pixels. Rows and columns that fill no window are left out.
+    """
 
     takes_maps = True
 

@@ -14,7 +14,15 @@ _BATCH = 250
 
 
 class Fitted:
-    """A trained model.
+    """A trained model, as `fit` and `load` return it.
+
+    >>> inputs, labels = np.eye(4, dtype=np.float32).repeat(8, axis=0), np.arange(32) // 8
+    >>> data = jsnn.data.arrays(inputs, labels, num_test=8)
+    >>> net = jsnn.network(lambda rngs: [jsnn.Dense(4, 4, rngs=rngs), jsnn.LI()])
+    >>> trainer = jsnn.supervised(jsnn.classifier(net), optax.adam(0.1), batch_size=8, epochs=9)
+    >>> fitted = jsnn.fit(trainer, data, jax.random.key(0), progress=False)
+    >>> fitted.predict(inputs[::8]).scores.shape, len(fitted.rows)  # a row of training and one of testing for each epoch
+    ((4, 4), 18)
 
     Attributes:
       trainer: what it was trained by.
@@ -74,10 +82,22 @@ class Fitted:
 def load(path: str | os.PathLike[str], trainer: Trainer | None = None) -> Fitted:
     """A trained model that predicts: from a file of `Fitted.save`, or from the folder of a run.
 
+    >>> import tempfile
+    >>> inputs, labels = np.eye(4, dtype=np.float32).repeat(8, axis=0), np.arange(32) // 8
+    >>> data = jsnn.data.arrays(inputs, labels, num_test=8)
+    >>> net = jsnn.network(lambda rngs: [jsnn.Dense(4, 4, rngs=rngs), jsnn.LI()])
+    >>> trainer = jsnn.supervised(jsnn.classifier(net), optax.adam(0.1), batch_size=8, epochs=2)
+    >>> path = jsnn.fit(trainer, data, jax.random.key(0), progress=False).save(f"{tempfile.mkdtemp()}/model")
+    >>> jsnn.load(path, trainer).predict(inputs).label.shape
+    (32,)
+
     Args:
       path: the file or the folder.
       trainer: what the model was trained by, built as it was then. None: for a run of one of the experiments, or a model saved from one,
         which say themselves how they were built.
+
+    Returns:
+      A `Fitted` that predicts the same as the one saved.
 
     Raises:
       ModelError: if the model is missing, damaged, or does not fit `trainer`.

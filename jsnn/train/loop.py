@@ -31,6 +31,9 @@ Row = dict[str, Any]
 class Schedule:
     """When a run does what, in steps of a phase.
 
+    >>> jsnn.Schedule(log_every=100, eval_every=0).checkpoint_seconds
+    60.0
+
     Raises:
       ValueError: if an interval is out of range.
     """
@@ -38,7 +41,7 @@ class Schedule:
     log_every: int | None = None
     """Steps averaged into one row of training metrics; None: an epoch's."""
     eval_every: int | None = None
-    """Phases evaluated by epoch: the held-out samples are looked at after steps 1, 1 + n, 1 + 2n, ... and at the end of each epoch; None: there only; 0: at the very end only."""
+    """Steps n between two evaluations of the held-out samples: after steps 1, 1 + n, 1 + 2n, ... and at the end of each epoch. None: only at the end of each epoch. 0: only at the end of the phase."""
     checkpoint_seconds: float = 60.0
     """A checkpoint is written at the next row once this many seconds have passed, and at the end of each phase."""
 
@@ -92,6 +95,14 @@ def fit(
     progress: bool = True,
 ) -> Fitted:
     """Trains from `key`, or goes on from the newest checkpoint of `run`, to the end of the last phase.
+
+    >>> inputs, labels = np.eye(4, dtype=np.float32).repeat(8, axis=0), np.arange(32) // 8
+    >>> data = jsnn.data.arrays(inputs, labels, num_test=8)
+    >>> net = jsnn.network(lambda rngs: [jsnn.Dense(4, 4, rngs=rngs), jsnn.LI()])
+    >>> trainer = jsnn.supervised(jsnn.classifier(net), optax.adam(0.1), batch_size=8, epochs=9)
+    >>> fitted = jsnn.fit(trainer, data, jax.random.key(0), progress=False)
+    >>> fitted.predict(inputs[::8]).label.tolist()
+    [0, 1, 2, 3]
 
     Args:
       trainer: what to learn and how: `supervised`, `stdp.trainer`, `continual.trainer`, or one made from them.

@@ -56,6 +56,11 @@ def classifier(
 ) -> Task:
     """A task from a network and three functions, each named once: for training, evaluation and prediction.
 
+    >>> net = jsnn.network(lambda rngs: [jsnn.Dense(4, 8, rngs=rngs), jsnn.LIF(), jsnn.Dense(8, 3, rngs=rngs), jsnn.LI()])
+    >>> task = jsnn.classifier(net, encode=jsnn.constant(10), read_out=jsnn.max_membrane, loss=jsnn.losses.ce_max_membrane)
+    >>> task.prediction(task.outputs(task.init(jax.random.key(0)), jnp.ones((2, 4)))).scores.shape
+    (2, 3)
+
     Args:
       network: from `jsnn.network`.
       encode: `(inputs [B, ...], key) -> signal`, time first: `jsnn.constant(T)`, by default with T = 8; `jsnn.frames()` for
@@ -63,6 +68,9 @@ def classifier(
       loss: `(value, labels [B]) -> [B]`: see `jsnn.losses`. The default is right for a last layer that does not spike (`LI`).
       read_out: `value -> scores [B, C]`: see `jsnn.readout`; the class is the one with the highest score.
       augment: `(key, inputs) -> inputs`: random changes of training inputs.
+
+    Returns:
+      A task for `supervised`.
     """
 
     def value(model, inputs):
@@ -129,6 +137,11 @@ def supervised(
 ) -> Trainer:
     """Trains a task by gradient descent, each epoch on a fresh shuffle of all samples.
 
+    >>> net = jsnn.network(lambda rngs: [jsnn.Dense(4, 3, rngs=rngs), jsnn.LI()])
+    >>> trainer = jsnn.supervised(jsnn.classifier(net), optax.adam(1e-3), batch_size=32, epochs=5)
+    >>> trainer.phases[0].epochs
+    5
+
     Args:
       task: from `classifier`, or one's own.
       optimizer: any Optax transformation; schedules count optimiser steps.
@@ -138,6 +151,9 @@ def supervised(
         batch of them.
       eval_batch_size: samples evaluated at a time; `batch_size` if None.
       mesh: devices to cut each batch over; see `jsnn.mesh`.
+
+    Returns:
+      A trainer for `fit` or `train_fn`.
 
     Raises:
       ValueError: if a number is out of range.

@@ -61,7 +61,16 @@ class Window(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a model says about samples."""
+    """What a model says about samples.
+
+    >>> said = jsnn.Prediction(label=np.array([2, 0]), scores=np.array([[0.0, 0.1, 0.9], [0.5, 0.3, 0.2]]))
+    >>> said.label.tolist()
+    [2, 0]
+
+    Attributes:
+      label: the class of each sample, `[B]`; -1 where the network stays silent.
+      scores: one number a class, `[B, C]`; the larger, the likelier.
+    """
 
     label: Int[Array, "B"]  # the class; -1 where the network stays silent
     scores: Float[Array, "B C"]  # larger is likelier
@@ -76,7 +85,14 @@ def _never(state: TrainState, per_epoch: Any) -> Array:
 
 
 class Trainer(NamedTuple):
-    """One training problem. All functions down to `parameters` are pure; `program` is that of the phase, and static.
+    """One training problem: what `fit` and `train_fn` carry out. Make one with `supervised`, or with the trainers of `stdp` and `continual`.
+
+    >>> net = jsnn.network(lambda rngs: [jsnn.Dense(4, 3, rngs=rngs), jsnn.LI()])
+    >>> trainer = jsnn.supervised(jsnn.classifier(net), optax.sgd(0.1), batch_size=8, epochs=2)
+    >>> trainer.phases[0].epochs
+    2
+
+    All functions down to `parameters` are pure. `program` is that of the phase, and static.
 
     Attributes:
       phases: one after another.
@@ -183,8 +199,22 @@ class Trained(NamedTuple):
 def train_fn(trainer: Trainer) -> Callable[[Array, Any], Trained]:
     """The whole training as one pure function `(key, data) -> Trained`, to `jit`, `vmap` and sweep.
 
+    >>> inputs, labels = np.eye(4, dtype=np.float32).repeat(8, axis=0), np.arange(32) // 8
+    >>> data = jsnn.data.arrays(inputs, labels, num_test=8)
+    >>> net = jsnn.network(lambda rngs: [jsnn.Dense(4, 4, rngs=rngs), jsnn.LI()])
+    >>> trainer = jsnn.supervised(jsnn.classifier(net), optax.adam(0.1), batch_size=8, epochs=2)
+    >>> train = jax.jit(jax.vmap(jsnn.train_fn(trainer), in_axes=(0, None)))  # three seeds in one program
+    >>> train(jsnn.seed_keys(0, 3), trainer.prepare(data)).found.scores.shape  # seeds, test samples, classes
+    (3, 8, 4)
+
     Phases that follow one another and have the same program become one loop. Held-out samples are looked at once at the end of each phase
     that asks for it, and after the last phase; not in between, unless the trainer keeps its best state by them (`keep_best`).
+
+    Args:
+      trainer: from `supervised`, `stdp` or `continual`.
+
+    Returns:
+      The function. Its data are what `trainer.prepare` makes of a `jsnn.data.Dataset`.
 
     Raises:
       ValueError: if arrays must grow on the way, which a compiled program cannot do.

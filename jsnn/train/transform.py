@@ -14,7 +14,18 @@ from jsnn.train.trainer import Trainer, TrainState
 
 
 def seed_keys(seed: int, num_seeds: int) -> Array:
-    """Keys of the seeds `seed`, `seed + 1`, ...: each is the key of a run of its own with that seed."""
+    """Keys of the seeds `seed`, `seed + 1`, ...: each is the key of a run of its own with that seed.
+
+    >>> jsnn.seed_keys(7, 3)[1] == jax.random.key(8)
+    Array(True, dtype=bool)
+
+    Args:
+      seed: the first one.
+      num_seeds: S.
+
+    Returns:
+      Keys, `[S]`.
+    """
     seeds = np.uint32(seed) + np.arange(num_seeds, dtype=np.uint32)
     return jax.vmap(jax.random.key)(seeds)
 
@@ -29,6 +40,14 @@ class _Pool(NamedTuple):
 def over_seeds(trainer: Trainer, *, at_once: int | None = None) -> Trainer:
     """The same training from S seeds in one program: the key is then `[S]`, see `seed_keys`.
 
+    >>> inputs, labels = np.eye(4, dtype=np.float32).repeat(8, axis=0), np.arange(32) // 8
+    >>> data = jsnn.data.arrays(inputs, labels, num_test=8)
+    >>> net = jsnn.network(lambda rngs: [jsnn.Dense(4, 4, rngs=rngs), jsnn.LI()])
+    >>> trainer = jsnn.supervised(jsnn.classifier(net), optax.adam(0.1), batch_size=8, epochs=2)
+    >>> fitted = jsnn.fit(jsnn.over_seeds(trainer), data, jsnn.seed_keys(0, 3), progress=False)
+    >>> fitted.found.hit.mean(axis=1).shape  # test accuracy of each seed
+    (3,)
+
     Each seed ends as it would alone. Model, optimiser and memory have a leading axis S. Metrics of training and rows of evaluations are
     means over seeds. A seed that is done before the others stands still.
 
@@ -36,6 +55,9 @@ def over_seeds(trainer: Trainer, *, at_once: int | None = None) -> Trainer:
       trainer: of one seed.
       at_once: seeds that are `vmap`ped; the others wait their turn in a loop around them. None: all, which is right for a GPU. On a CPU,
         where one seed fills the caches, 1 is fastest.
+
+    Returns:
+      A trainer of all seeds.
 
     Raises:
       ValueError: if the trainer's data depend on what a seed has learnt, as those of a network that learns layer by layer do.
@@ -141,9 +163,17 @@ def keep_best(trainer: Trainer, *, patience: int | None = None) -> Trainer:
 
     Held-out samples choose the model here, so they must not be the test set.
 
+    >>> net = jsnn.network(lambda rngs: [jsnn.Dense(4, 3, rngs=rngs), jsnn.LI()])
+    >>> trainer = jsnn.supervised(jsnn.classifier(net), optax.adam(1e-3), batch_size=32, epochs=50)
+    >>> jsnn.keep_best(trainer, patience=5).keeps_best
+    True
+
     Args:
       trainer: one that is evaluated after each epoch.
       patience: a phase ends once more epochs than this have not improved; None: never.
+
+    Returns:
+      A trainer.
 
     Raises:
       ValueError: if the trainer is not evaluated after each epoch.
