@@ -1,6 +1,6 @@
 """What a network is to whoever trains it: the same for layers with surrogate gradients and for chains with EventProp."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jaxtyping import Array
@@ -33,7 +33,9 @@ class Network(NamedTuple):
     Attributes:
       init: `key -> Model`.
       apply: `(model, x, *, key=None, train=False) -> Output`; `x` is what an encoder gives, time first.
+      usual: which of its functions `jsnn.classifier` uses for this network where its caller names none, by name.
     """
 
     init: Callable[[Array], Model]
     apply: Callable[..., Output]
+    usual: Mapping[str, Any] | None = None

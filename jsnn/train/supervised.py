@@ -38,7 +38,11 @@ class Task(NamedTuple):
     prediction: Callable[[Any], Prediction]
 
 
-_EIGHT_STEPS = encoders.constant(8)
+_USUAL = {
+    "encode": encoders.constant(8),
+    "loss": losses.ce_mean_membrane,
+    "read_out": readout.mean_membrane,
+}
 
 
 def by_score(scores: Float[Array, "B C"]) -> Prediction:
@@ -47,31 +51,39 @@ def by_score(scores: Float[Array, "B C"]) -> Prediction:
 
 
 def classifier(
-    network: Network,
+    network: Network | Callable[..., Any],
     *,
-    encode: Callable[..., Any] = _EIGHT_STEPS,
-    loss: Callable[[Any, Array], Float[Array, "B"]] = losses.ce_mean_membrane,
-    read_out: Callable[[Any], Float[Array, "B C"]] = readout.mean_membrane,
+    encode: Callable[..., Any] | None = None,
+    loss: Callable[[Any, Array], Float[Array, "B"]] | None = None,
+    read_out: Callable[[Any], Float[Array, "B C"]] | None = None,
     augment: Callable[[Array, Array], Array] | None = None,
 ) -> Task:
     """A task from a network and three functions, each named once: for training, evaluation and prediction.
 
-    >>> net = jsnn.network(lambda rngs: [jsnn.Dense(4, 8, rngs=rngs), jsnn.LIF(), jsnn.Dense(8, 3, rngs=rngs), jsnn.LI()])
-    >>> task = jsnn.classifier(net, encode=jsnn.constant(10), read_out=jsnn.max_membrane, loss=jsnn.losses.ce_max_membrane)
+    >>> layers = lambda rngs: [jsnn.Dense(4, 8, rngs=rngs), jsnn.LIF(), jsnn.Dense(8, 3, rngs=rngs), jsnn.LI()]
+    >>> task = jsnn.classifier(layers, encode=jsnn.constant(10), read_out=jsnn.max_membrane, loss=jsnn.losses.ce_max_membrane)
     >>> task.prediction(task.outputs(task.init(jax.random.key(0)), jnp.ones((2, 4)))).scores.shape
     (2, 3)
 
     Args:
-      network: from `jsnn.network`.
+      network: `rngs -> layers`, or what `jsnn.network` made of it; or one of `jsnn.eventprop`.
       encode: `(inputs [B, ...], key) -> signal`, time first: `jsnn.constant(T)`, by default with T = 8; `jsnn.frames()` for
         inputs that vary in time. In evaluation `key` is None.
       loss: `(value, labels [B]) -> [B]`: see `jsnn.losses`. The default is right for a last layer that does not spike (`LI`).
-      read_out: `value -> scores [B, C]`: see `jsnn.readout`; the class is the one with the highest score.
+      read_out: `value -> scores [B, C]`: see `jsnn.readout`; the class is the one with the highest score. By default the mean membrane. A
+        network may bring defaults of its own, as `jsnn.eventprop.dense_network` does.
       augment: `(key, inputs) -> inputs`: random changes of training inputs.
 
     Returns:
       A task for `supervised`.
     """
+    if not isinstance(network, Network):
+        from jsnn import layers
+
+        network = layers.network(network)
+    usual = {**_USUAL, **(network.usual or {})}
+    encode, loss = encode or usual["encode"], loss or usual["loss"]
+    read_out = read_out or usual["read_out"]
 
     def value(model, inputs):
         return network.apply(model, encode(inputs, None)).value

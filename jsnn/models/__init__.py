@@ -1,0 +1,1 @@
+"""Networks as data: layers in order, one file each."""
