@@ -3,9 +3,8 @@
     python -m benchmarks.stdp [--images 300] [--peer-python PATH] [--save]
 
 Images are the bundled digits, enlarged to 28 x 28 pixels. Each layer sees what the layers below it have made of them,
-computed once and kept, and has learnt from all images before its time is taken; layers 1 and 2 by what trains them,
-`jsnn.models.stdp_steps.unsupervised`. `blocks` is the number of images whose decisions the
-last layer computes at once. Beside it SpykeTorch, where it is installed, in processes of its own that take turns with this one
+computed once and kept, and has learnt from all images before its time is taken; all by what trains them,
+`stdp.unsupervised.run` and `stdp.reward.run_committee`. `blocks` is the number of images whose decisions the last layer computes at once. Beside it SpykeTorch, where it is installed, in processes of its own that take turns with this one
 (benchmarks/peers/spyketorch_worker.py); after the same pass from the same weights, the mean weight must be the same.
 """
 
@@ -25,17 +24,12 @@ from jax.typing import ArrayLike
 
 from benchmarks import processes, rows, timing
 from jsnn.data.digits import digits
-from jsnn.models import stdp_steps
-from jsnn.stdp import encode, layer, reward, train, waves
-from jsnn.stdp.layer import Conv, Decision
+from jsnn.stdp import forward, layer, reward, unsupervised
+from jsnn.stdp.networks import NETWORKS
 from jsnn.stdp.plasticity import Rates
 
-NETWORK = (
-    Conv(30, 5, threshold=15.0, num_winners=5, radius=3, pad=2),
-    Conv(250, 3, threshold=10.0, num_winners=8, radius=1, pool=2, pad=1),
-    Decision(200, 5, pool=3, pad=2),
-)
-STEPS = 15
+NETWORK = NETWORKS["mozafari2018"]
+STEPS = NETWORK.frontend().num_steps
 _PEER = pathlib.Path(__file__).parent / "peers" / "spyketorch_worker.py"
 COLUMNS = (
     "library",
@@ -79,30 +73,42 @@ def workload(count: int) -> dict[str, Any]:
     """For each layer the function of its pass and the arguments, weights trained by one fast pass."""
     data = digits()[0]
     chosen = np.resize(np.arange(len(data.labels)), count)
-    images = data.images[chosen, :, :, 0] / 255
-    times = encode.spike_times(enlarged(images), encode.mnist_frontend())
+    images = enlarged(data.images[chosen, :, :, 0] / 255)
+    times = jnp.asarray(forward.spike_times(NETWORK, images))
     labels = jnp.asarray(data.labels[chosen])
     order, keys = jnp.arange(count), jax.random.split(jax.random.key(0), 3)
-    first, second, top = NETWORK
-    passes = {}
-    for name, spec, above, key in zip(
-        ("1", "2"), (first, second), (second, top), keys[:2], strict=True
-    ):
-        run = functools.partial(stdp_steps.unsupervised, spec=spec, num_steps=STEPS)
-        weights = layer.init_weights(key, spec, times.shape[1])
-        fast = train.init(weights, Rates(0.1, -0.075))
-        args = (times, order, jnp.int32(count), train.params(spec).doubling)
-        state = jax.jit(run)(fast, *args)[0]
-        passes[name] = run, (state, *args)
-        respond = functools.partial(layer.respond, spec, above=above, num_steps=STEPS)
-        times = jax.jit(respond)(state.weights, times)
-    active = waves.fired(times, STEPS)
-    state = reward.init(layer.init_weights(keys[2], top, active.shape[1]))
-    passes["3"] = (
-        functools.partial(reward.run, top),
-        (state, active, labels, order, reward.RewardParams()),
-    )
+    passes: dict[str, Any] = {}
+    for number, block in enumerate(NETWORK.blocks):
+        (spec,) = block.branches
+        run = functools.partial(stdp_pass, spec)
+        weights = layer.init_weights(keys[number], spec, times.shape[1])
+        fast = unsupervised.init(weights, Rates(0.1, -0.075))
+        state = jax.jit(run)(fast, times, order)
+        passes[str(number + 1)] = run, (state, times, order)
+        respond = functools.partial(forward.responses, NETWORK, number)
+        times = jax.jit(respond)((state.weights,), times)
+    (top,) = NETWORK.decision
+    start = reward.init(layer.init_weights(keys[2], top, times.shape[1]))
+    passes["3"] = reward_pass, (start, times, labels, order)
     return passes
+
+
+def stdp_pass(spec, state, times, order):
+    """What trains a layer without labels, for one window."""
+    params = unsupervised.params(spec)
+    return unsupervised.run(spec, state, times, order, params, STEPS)
+
+
+def reward_pass(state, active, labels, order, *, block: int = 16):
+    """What trains the decision, for one window."""
+    states, _, _ = reward.run_committee(
+        NETWORK.decision,
+        (state,),
+        *(active, labels, order, reward.RewardParams()),
+        vote=forward.majority,
+        block=block,
+    )
+    return states[0]
 
 
 def peer_arrays(passes: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -131,7 +137,7 @@ def peers(
     workers = processes.start_peers(stack, commands)
     for name, worker in workers.items():
         run, args = passes[name]
-        mean = float(jax.jit(run)(*args)[0].weights.mean())
+        mean = float(jax.jit(run)(*args).weights.mean())
         if abs(mean - worker.facts["check"]) > 1e-3:
             raise ValueError(
                 f"Layer {name}'s mean weight is {mean:.5f} here and {worker.facts['check']:.5f} in SpykeTorch after the same images: not the same work."

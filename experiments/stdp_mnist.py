@@ -9,29 +9,24 @@ once, at the end. `--reuse` takes over layers that another run has trained and t
 what each network reaches and costs.
 """
 
+import csv
 import dataclasses
 import pathlib
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, flags, rules, stdp_pictures, stdp_rules
-from jsnn import augment, data, metrics, runs, sweep
-from jsnn.models import (
-    stdp,
-    stdp_network,
-    stdp_steps,
-    stdp_training,
-    stdp_whole,
-)
-from jsnn.models.stdp_steps import Encoded
-from jsnn.stdp import encode
+import jsnn
+from experiments import cli, flags, rules
+from jsnn import augment, data, figures, metrics, runs, stdp, stdp_figures, sweep
+from jsnn.stdp import encode, finished, forward, networks, readout
+from jsnn.train import rebuild
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(stdp_rules.Rules):
+class Config:
     """STDP and R-STDP training of a deep spiking network."""
 
     out: pathlib.Path
@@ -70,6 +65,26 @@ class Config(stdp_rules.Rules):
     """Also write TensorBoard event files, with the figures."""
     progress: bool = True
     """Show a progress bar."""
+    threshold_1: float | None = None
+    """Potential that a neuron of the first layer must exceed to fire; the network's own if omitted."""
+    threshold_2: float | None = None
+    """The same of the second layer."""
+    threshold_3: float | None = None
+    """The same of the third layer, or of the layers side by side there."""
+    threshold_4: float | None = None
+    """The same of the fourth layer."""
+    ltp: float | None = None
+    """STDP's first rate, before it doubles, of synapses whose input came in time; 0.004 if omitted."""
+    ltd: float | None = None
+    """The same of other synapses, which doubles with it; -0.003 if omitted."""
+    reward_ltp: float | None = None
+    """The decision's rate, before it adapts, of synapses whose input came when it was right; 0.004 if omitted."""
+    reward_ltd: float | None = None
+    """The same of other synapses; -0.003 if omitted."""
+    punish_ltp: float | None = None
+    """The decision's rate, before it adapts, of synapses whose input came when it was wrong; -0.004 if omitted."""
+    punish_ltd: float | None = None
+    """The same of other synapses; 0.0005 if omitted."""
 
     def __post_init__(self):
         if self.model not in stdp.NETWORKS:
@@ -81,11 +96,30 @@ class Config(stdp_rules.Rules):
             raise ValueError(
                 f"`--reuse {missing[0]}` is no folder. Name the `--out` of a run that has trained layers."
             )
-        self.check_rules(self.network(), self.model)
+        network, blocks = self.network(), len(self.network().blocks)
+        refused = dict.fromkeys(
+            THRESHOLDS[blocks:], f"{blocks} layers with a threshold"
+        )
+        if not network.decision:
+            refused |= dict.fromkeys(REWARDED, "no layer that learns by reward")
+        for name, has in refused.items():
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(
+                    f"`{flags.name(name)}` must be left out: {self.model} has {has}, got {value}."
+                )
 
     def network(self) -> stdp.Network:
-        """The declaration, with the epochs, the filters and the numbers that were asked for."""
-        found = self.ruled(stdp.NETWORKS[self.model])
+        """The declaration, with the epochs, the filters and the numbers that were asked for; rates and thresholds may be traced."""
+        found = stdp.NETWORKS[self.model]
+        thresholds = (getattr(self, name) for name in THRESHOLDS)
+        pairs = zip(found.blocks, thresholds, strict=False)
+        found = dataclasses.replace(
+            found,
+            blocks=tuple(_with_threshold(*pair) for pair in pairs),
+            rates=_given(found.rates, self.ltp, self.ltd),
+            reward=_given(found.reward, self.reward_ltp, self.reward_ltd),
+            punish=_given(found.punish, self.punish_ltp, self.punish_ltd),
+        )
         if self.epochs is not None:
             wanted = len(found.epochs)
             if len(self.epochs) != wanted or min(self.epochs) < 1:
@@ -98,26 +132,39 @@ class Config(stdp_rules.Rules):
         return found
 
 
+def _with_threshold(block: stdp.Block, threshold: Any) -> stdp.Block:
+    if threshold is None:
+        return block
+    new = {"threshold": threshold}
+    branches = tuple(sweep.with_values(spec, new) for spec in block.branches)
+    return dataclasses.replace(block, branches=branches)
+
+
+def _given(pair: networks.Pair, *given: Any) -> networks.Pair:
+    first, second = (
+        own if new is None else new for own, new in zip(pair, given, strict=True)
+    )
+    return first, second
+
+
+# What a sweep may vary within one compiled program.
+SWEPT = tuple(
+    f.name
+    for f in dataclasses.fields(Config)
+    if f.name.startswith(("threshold", "ltp", "ltd", "reward", "punish"))
+)
+THRESHOLDS = tuple(name for name in SWEPT if name.startswith("threshold"))
+REWARDED = tuple(name for name in SWEPT if name.startswith(("reward", "punish")))
 # What else may change between a run and its resumption: neither `patience` nor the epochs of R-STDP change what comes before the end, so a
 # run may be given more.
 _FREE = ("patience", "reuse")
 
 
-class Prepared(NamedTuple):
-    """Data as the network takes it, and as people look at it."""
-
-    train: Encoded
-    validation: Encoded | None
-    test: Encoded
-    images: np.ndarray  # of the test set, at the network's size
-    class_names: tuple[str, ...]
-
-
-def enlarge(images: np.ndarray) -> np.ndarray:
+def enlarge(images: Any) -> jax.Array:
     """The bundled digits at the 28 pixels a side that the networks are made for, bilinearly."""
     shape = (len(images), 28, 28, images.shape[-1])
     large = jax.image.resize(jnp.asarray(images, jnp.float32), shape, "bilinear")
-    return np.asarray(jnp.round(large), np.uint8)
+    return jnp.round(large).astype(jnp.uint8)
 
 
 def changed_copy(key: jax.Array, images: np.ndarray, *, flips: bool) -> np.ndarray:
@@ -150,29 +197,19 @@ def training_set(
     return np.concatenate([images, copy]), np.concatenate([labels, labels[kept]])
 
 
-def prepare(cfg: Config, network: stdp.Network, dataset: data.Dataset) -> Prepared:
-    """Filters and encodes every set once."""
-    large = enlarge if cfg.data == "digits" else np.asarray
+def chosen(cfg: Config, dataset: data.Dataset) -> data.Dataset:
+    """The images at the network's size, those to train on after `--augment` and `--ratio`."""
+    if cfg.data == "digits":
 
-    def encoded(images, labels):
-        return Encoded(stdp_network.spike_times(network, images), labels)
+        def large(split):
+            return split and data.Split(np.asarray(enlarge(split.images)), split.labels)
 
-    train, held, test = dataset.train, dataset.validation, dataset.test
-    images = large(test.images)
-    return Prepared(
-        encoded(*training_set(cfg, large(train.images), train.labels)),
-        None if held is None else encoded(large(held.images), held.labels),
-        encoded(images, test.labels),
-        images,
-        dataset.class_names,
-    )
-
-
-def schedule_for(cfg: Config, network: stdp.Network, count: int) -> stdp_steps.Schedule:
-    """How long so many images are trained on."""
-    window = cfg.window or min(1000, max(1, count // 12))
-    return stdp_steps.Schedule(
-        network.epochs, window, cfg.doubling, cfg.patience, cfg.checkpoint_seconds
+        train, held, test = map(
+            large, (dataset.train, dataset.validation, dataset.test)
+        )
+        dataset = dataclasses.replace(dataset, train=train, validation=held, test=test)
+    return dataclasses.replace(
+        dataset, train=data.Split(*training_set(cfg, *dataset.train))
     )
 
 
@@ -187,37 +224,32 @@ def load(cfg: Config) -> data.Dataset:
     )
 
 
-def read_out(
-    network: stdp.Network,
-    weights: tuple[stdp_network.Weights, ...],
-    train: Encoded,
-    test: Encoded,
-) -> stdp_network.Decided:
-    """Decisions of the last layers, or of a linear support vector machine where there are none; −1 for an image that leaves nothing."""
-
-    def seen(times):
-        for number in range(len(network.blocks)):
-            times = stdp_network.respond(network, number, weights[number], times)
-        return times
-
-    active = seen(test.times)
-    if network.decision:
-        return stdp_network.decide(network.decision, weights[-1], active)
-    from scipy.sparse import csr_matrix
-    from sklearn.svm import LinearSVC
-
-    flat = active.reshape(len(active), -1)
-    known = csr_matrix(seen(train.times).reshape(len(train.labels), -1), dtype=float)
-    machine = LinearSVC(C=2.4, random_state=0).fit(known, train.labels)
-    scores = machine.decision_function(csr_matrix(flat, dtype=float))
-    if scores.ndim == 1:  # two classes
-        scores = np.stack([-scores, scores], axis=1)
-    guess = machine.classes_[scores.argmax(1)]
-    return stdp_network.Decided(np.where(flat.any(1), guess, -1), scores)
+def bare_trainer(cfg: Config, *, validate: bool = False) -> jsnn.Trainer:
+    """STDP, and R-STDP to its last epoch."""
+    return stdp.trainer(
+        cfg.network(), window=cfg.window, doubling=cfg.doubling, validate=validate
+    )
 
 
-# What a sweep may vary within one compiled program.
-SWEPT = stdp_rules.SWEPT
+def trainer_for(cfg: Config, shapes: rebuild.Shapes) -> jsnn.Trainer:
+    """What this script trains with; it takes and predicts images as the data set holds them.
+
+    Raises:
+      ValueError: if the images are too small for the network.
+    """
+    network, held = cfg.network(), cfg.num_validation != 0
+    image = (28, 28, 1) if cfg.data == "digits" else shapes.inputs
+    networks.shapes(network, (image[0], image[1]))
+    made = bare_trainer(cfg, validate=held)
+    if not network.decision:
+        made = readout.linear(made, network, image, shapes.num_classes)
+    elif held:
+        made = jsnn.keep_best(made, patience=cfg.patience)
+    trains, predicts = made.prepare, made.predict
+    if cfg.data == "digits":
+        made = made._replace(predict=lambda model, x: predicts(model, enlarge(x)))
+    assert trains is not None
+    return made._replace(prepare=lambda dataset: trains(chosen(cfg, dataset)))
 
 
 def program(cfg: Config) -> sweep.Program:
@@ -229,43 +261,41 @@ def program(cfg: Config) -> sweep.Program:
     Raises:
       ValueError: for a network whose read-out is a support vector machine.
     """
-    network = cfg.network()
-    if not network.decision:
+    if not cfg.network().decision:
         raise ValueError(
             f"`--model {cfg.model}` cannot be swept: scikit-learn fits its read-out outside of the compiled program. Choose a model with R-STDP."
         )
     held = cfg.num_validation or 0
-    prepared = prepare(
-        cfg, network, load(dataclasses.replace(cfg, num_validation=held))
-    )
+    dataset = chosen(cfg, load(dataclasses.replace(cfg, num_validation=held)))
     split = "validation" if held else "test"
-    schedule = schedule_for(cfg, network, len(prepared.train.labels))
+    prepare = bare_trainer(cfg).prepare
+    assert prepare is not None
 
     def train(key, values, data):
-        network, (known, others) = sweep.with_values(cfg, values).network(), data
-        weights = stdp_whole.train(key, network, known, schedule)
-        decided = stdp_whole.decide(network, weights, others.times)
-        leaves = jax.tree.leaves(weights)
+        trainer = bare_trainer(sweep.with_values(cfg, values))
+        state, _, found = jsnn.train_fn(trainer)(key, data)
+        leaves = jax.tree.leaves(state.own.weights)
         return {
-            f"{split}_accuracy": (decided == others.labels).mean(),
-            "silent": (decided < 0).sum(),
+            f"{split}_accuracy": found.hit.mean(),
+            "silent": (found.label < 0).sum(),
             "finite": jnp.all(jnp.stack([jnp.isfinite(w).all() for w in leaves])),
         }
 
     return sweep.Program(
         train,
-        jax.device_put((prepared.train, prepared.validation or prepared.test)),
-        lambda key, values: stdp_network.init(key, network),
+        jax.device_put(prepare(dataset)),
+        lambda key, values: forward.init(key, cfg.network()),
     )
 
 
 @cli.in_flags
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the whole test set, and writes everything to `cfg.out`."""
-    network = cfg.network()
-    dataset = load(cfg)
-    height, width, _ = (28, 28, 1) if cfg.data == "digits" else dataset.image_shape
-    stdp.shapes(network, (height, width))
+    network, dataset = cfg.network(), load(cfg)
+    shapes = rebuild.Shapes(
+        dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
+    )
+    trainer = trainer_for(cfg, shapes)
     config = cli.decisive(cfg, free=_FREE)
     config["epochs"] = network.epochs[: len(network.blocks)]
     run = runs.Run(
@@ -276,59 +306,108 @@ def main(cfg: Config) -> dict[str, Any]:
         tensorboard=cfg.tensorboard,
         before=rules.STDP.before(cfg),
     )
-    clock = stdp_training.Clock(run.rows())
-    prepared = prepare(cfg, network, dataset)
-    schedule = schedule_for(cfg, network, len(prepared.train.labels))
     names = ("data", "seed", "ratio", "augment", "flips", "num_validation")
-    state = stdp_training.drive(
-        run,
-        network,
+    layers = finished.Layers(
+        cfg.out, network, cfg.doubling, {n: config[n] for n in names}, cfg.reuse
+    )
+    fitted = jsnn.fit(
+        trainer,
+        dataset,
         jax.random.key(cfg.seed),
-        (prepared.train, prepared.validation),
-        schedule,
-        data={name: config[name] for name in names},
-        reuse=list(cfg.reuse),
-        clock=clock,
+        run=run,
+        schedule=jsnn.Schedule(log_every=1, checkpoint_seconds=cfg.checkpoint_seconds),
+        reuse=layers.reuse,
+        finished=layers.keep,
         progress=cfg.progress,
     )
-    decided = read_out(network, state.weights, prepared.train, prepared.test)
-    drawn = stdp_pictures.draw(cfg, run, state, prepared, decided)
-    stdp_pictures.write_figures(cfg, run, drawn)
+    if not network.decision:
+        readout.fit(fitted, network, chosen(cfg, dataset).train)
+    fitted.about = rebuild.about("stdp_mnist", cfg, shapes)
+    fitted.save(cfg.out / rebuild.MODEL)
+    found, labels = fitted.predict(dataset.test.images), dataset.test.labels
+    write_figures(cfg, fitted, chosen(cfg, dataset), found)
+    rewarded = [r for r in fitted.rows if r["layer"] == "decision"]
     if network.decision:
-        stdp_pictures.write_history(run)
-    labels = prepared.test.labels
-    quality = metrics.classification_report(
-        decided.prediction, labels, dataset.num_classes
-    )
-    seconds = clock.read()
+        write_history(cfg.out / "history.csv", rewarded)
+    epochs = round(rewarded[-1]["epoch"]) if rewarded else 0
+    best = getattr(fitted.state.own, "epoch", epochs)
+    looks = [r["accuracy"] for r in rewarded if r["split"] == "validation"]
+    quality = metrics.classification_report(found.label, labels, dataset.num_classes)
     return run.finish(
         {
             "dataset": cfg.data,
             "model": cfg.model,
             "seed": cfg.seed,
             "epochs": " ".join(map(str, network.epochs)),
-            "epochs_rewarded": int(state.epoch) if network.decision else 0,
-            "best_epoch": int(state.best_epoch),
+            "epochs_rewarded": epochs,
+            "best_epoch": int(best),
             "test_accuracy": quality["accuracy"],
-            "validation_accuracy": float(state.best_accuracy),
-            "silent": int((decided.prediction < 0).sum()),
+            "validation_accuracy": float(np.float32(max(looks, default=-1))),
+            "silent": int((found.label < 0).sum()),
             "macro_f1": quality["macro_f1"],
             "macro_precision": quality["macro_precision"],
             "macro_recall": quality["macro_recall"],
-            "roc_auc": metrics.roc_auc(
-                np.asarray(decided.scores), labels, absent="skip"
-            ),
-            "convergence": _convergence(run),
-            "wall_seconds": seconds["seconds"],
-            "cpu_seconds": seconds["cpu_seconds"],
-            "samples_per_second": int(state.step) / max(seconds["train_seconds"], 1e-9),
+            "roc_auc": metrics.roc_auc(found.scores, labels, absent="skip"),
+            "convergence": _convergence(fitted.rows),
+            "wall_seconds": fitted.seconds,
+            "cpu_seconds": fitted.cpu_seconds,
+            "samples_per_second": fitted.samples_per_second,
         }
     )
 
 
-def _convergence(run: runs.Run) -> str:
+def write_figures(
+    cfg: Config, fitted: jsnn.Fitted, dataset: data.Dataset, found: jsnn.Prediction
+) -> None:
+    """As PNG, and in TensorBoard on request: convergence, history, confusion, features of every layer, spikes for one image."""
+    network, test = cfg.network(), dataset.test
+    weights = fitted.model if network.decision else fitted.model.layers
+    matrix = metrics.confusion_matrix(found.label, test.labels, dataset.num_classes)
+    image = test.images[int(np.argmax(found.label == test.labels))]
+    initial = stdp.initial_weights(jax.random.key(cfg.seed), network)
+    drawn = {
+        "convergence": stdp_figures.convergence(fitted.rows),
+        "confusion": figures.confusion(matrix, dataset.class_names),
+        "activation_maps": stdp_figures.activation_maps(
+            forward.spike_maps(network, weights, image),
+            network.frontend().num_steps,
+            image=image.mean(-1),
+        ),
+        **stdp_figures.feature_sheets(network, weights, initial, dataset.class_names),
+    }
+    if network.decision:
+        drawn["history"] = figures.curves(fitted.rows)
+    figures.save_all(drawn, cfg.out, dpi=100)
+    if cfg.tensorboard:
+        from tensorboardX import SummaryWriter
+
+        with SummaryWriter(str(cfg.out / "tensorboard" / "figures")) as writer:
+            for name, figure in drawn.items():
+                writer.add_figure(name, figure, close=False)
+
+
+def write_history(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """R-STDP's history, one line an epoch, in the original's columns and validation in place of test."""
+    epochs: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        epoch = epochs.setdefault(int(np.ceil(row["epoch"])), {"train": []})
+        if row["split"] == "train":
+            epoch["train"].append((row["accuracy"], row["loss"]))
+        else:
+            epoch["validation"] = (row["accuracy"], row["loss"])
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["epoch", "train_acc", "train_loss", "validation_acc", "validation_loss"]
+        )
+        for number, epoch in epochs.items():
+            means = np.mean(epoch["train"], axis=0).tolist()
+            writer.writerow([number, *means, *epoch.get("validation", ("", ""))])
+
+
+def _convergence(rows: list[dict[str, Any]]) -> str:
     """Of every layer at the end of its training."""
-    last = {r["layer"]: r["convergence"] for r in run.rows() if "convergence" in r}
+    last = {r["layer"]: r["convergence"] for r in rows if "convergence" in r}
     return ", ".join(f"{name} {value:.2g}" for name, value in last.items())
 
 

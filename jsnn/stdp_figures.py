@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from jsnn.figures import COLOURS, WIDTH, new_figure, style
+from jsnn.stdp import forward
+from jsnn.stdp.layer import Decision
+from jsnn.stdp.networks import Network, names, stages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +75,7 @@ def features(
     Args:
       images: `[F, H, W]`, NaN nowhere.
       scale: each feature from its smallest to its largest value, or all from 0 to the largest of all.
-      won: which features have ever won, `[F]`, from `stdp_network.have_won`. The others hold their random initial weights: they are
+      won: which features have ever won, `[F]`, from `stdp.forward.have_won`. The others hold their random initial weights: they are
         pale, do not count for the common scale, and the title says how many there are. None: all.
       title: stands above it.
       columns: features in a row.
@@ -122,6 +125,46 @@ def features(
             ax.set_yticks(centres, row_names)
             ax.tick_params(length=0)
     return figure
+
+
+def feature_sheets(
+    network: Network,
+    weights: Sequence[Any],
+    initial: Sequence[Any],
+    class_names: Sequence[str],
+) -> dict[str, "Figure"]:
+    """A mosaic of every layer's features, as `features_layer_1`: of a decision layer a row a class.
+
+    Args:
+      network: from `jsnn.stdp`.
+      weights: after training.
+      initial: before it, from `stdp.initial_weights`.
+      class_names: one a class.
+    """
+    found = {}
+    blocks = zip(
+        names(network),
+        forward.fields(network, weights, initial),
+        forward.have_won(initial, weights),
+        stages(network),
+        strict=True,
+    )
+    for of_block in blocks:
+        for name, images, won, spec in zip(*of_block, strict=True):
+            options: dict[str, Any] = {}
+            if isinstance(spec, Decision):
+                options = {
+                    "columns": spec.features // spec.classes,
+                    "row_names": class_names,
+                    "scale": "common",
+                }
+            found[f"features_{name.replace(' ', '_')}"] = features(
+                images,
+                title=f"{name}: what its features look for",
+                won=won,
+                **options,
+            )
+    return found
 
 
 def activation_maps(

@@ -1,12 +1,8 @@
-"""Networks small enough to compile quickly, and a script that a test may kill: `python tests/stdp_tiny.py FLAGS`."""
+"""Networks small enough to compile quickly."""
 
 import dataclasses
 
-from jsnn.models import stdp
-from jsnn.models.stdp import Block, Modulated, Network
-from jsnn.stdp import filters
-from jsnn.stdp.encode import Frontend
-from jsnn.stdp.layer import Conv, Decision
+from jsnn.stdp import Block, Conv, Decision, Frontend, Modulated, Network, filters
 
 
 def frontend() -> Frontend:
@@ -59,9 +55,3 @@ READ = dataclasses.replace(
 )
 
 TINY = {"chain": CHAIN, "wide": WIDE, "joint": JOINT, "read": READ}
-
-if __name__ == "__main__":
-    from experiments import cli, stdp_mnist
-
-    stdp.NETWORKS.update(TINY)
-    cli.run(stdp_mnist.Config, stdp_mnist.main)

@@ -433,15 +433,15 @@ TINY_STDP = stdp.Config(images=6, blocks=(2,), rounds=1, min_seconds=0.01)
 
 
 def test_stdp_measures_every_layer(monkeypatch):
-    trains, timed = stdp.stdp_steps.unsupervised, set()
+    trains, timed = stdp.unsupervised.run, set()
 
-    def what_trains(*args, spec, num_steps):
+    def what_trains(spec, *args, **options):
         timed.add(spec)
-        return trains(*args, spec=spec, num_steps=num_steps)
+        return trains(spec, *args, **options)
 
-    monkeypatch.setattr(stdp.stdp_steps, "unsupervised", what_trains)
+    monkeypatch.setattr(stdp.unsupervised, "run", what_trains)
     found = stdp.main(TINY_STDP)
-    assert timed == set(stdp.NETWORK[:2])
+    assert timed == {block.branches[0] for block in stdp.NETWORK.blocks}
     assert [(row["layer"], row["library"]) for row in found] == [
         (name, "jsnn") for name in "123"
     ]

@@ -2,23 +2,18 @@
 
 import dataclasses
 import json
-import os
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
 import pytest
-from orbax.checkpoint import v1 as ocp
 from stdp_tiny import CHAIN, TINY
 
+import jsnn
 from experiments import stdp_mnist
 from experiments.stdp_mnist import Config
-from jsnn.models import stdp, stdp_network
-from jsnn.models.stdp_steps import Encoded
+from jsnn import data, stdp
+from jsnn.stdp import forward
 
 ROOT = pathlib.Path(__file__).parents[1]
 VARIES = ("seconds", "train_seconds", "cpu_seconds")
@@ -62,6 +57,7 @@ def test_everything_is_left_behind_and_layers_are_taken_over(tmp_path):
     assert len(set(indices)) == 12  # weights move in every window
     assert found[0]["ltp"] == pytest.approx(0.016)  # doubled after 20 and 40 images
 
+    assert_loaded_predicts(out, summary)
     names = ("features_layer_1", "features_layer_2", "history", "confusion")
     for name in (*names, "convergence", "activation_maps"):
         assert (out / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
@@ -78,12 +74,32 @@ def test_everything_is_left_behind_and_layers_are_taken_over(tmp_path):
     assert [r["seen"] for r in rows(other) if r["layer"] == "layer 1"] == [132]
     first_epoch = [r for r in found if r["layer"] == "decision"][:5]
     assert [r for r in rows(other) if r["layer"] == "decision"] == first_epoch
+    # Given more epochs, it goes on to where the first one came.
+    stdp_mnist.main(dataclasses.replace(again, epochs=(1, 2), resume=True))
+    decision = [r for r in found if r["layer"] == "decision"]
+    assert [r for r in rows(other) if r["layer"] == "decision"] == decision
+    assert_equal_models(out, other)
+
+
+def assert_equal_models(one: pathlib.Path, two: pathlib.Path) -> None:
+    models = (jsnn.load(out).model for out in (one, two))
+    jax.tree.map(np.testing.assert_array_equal, *models)
+
+
+def assert_loaded_predicts(out: pathlib.Path, summary: dict) -> None:
+    """A run's folder is enough to predict as the run itself did, from images as they come."""
+    test = data.load("digits").test
+    found = jsnn.load(out).predict(test.images).label
+    assert (found == test.labels).mean() == summary["test_accuracy"]
+    assert (found < 0).sum() == summary["silent"]
+    assert len(set(found.tolist())) > 2
 
 
 def test_a_support_vector_machine_reads_what_no_decision_layer_does(tmp_path):
     cfg = Config(out=tmp_path, model="read", doubling=10, **(FLAGS | {"ratio": 0.4}))
     summary = stdp_mnist.main(cfg)
     assert summary["test_accuracy"] > 0.4  # a tenth by chance
+    assert_loaded_predicts(tmp_path, summary)
     assert not (tmp_path / "history.csv").exists()
 
 
@@ -91,87 +107,14 @@ def test_a_blank_image_is_silent_everywhere():
     network = CHAIN
     images = np.zeros((2, 28, 28, 1), np.uint8)
     images[1, 5:20, 10:12] = 255
-    weights = stdp_network.init(jax.random.key(0), network)
-    times = stdp_network.spike_times(network, images)
+    weights = forward.init(jax.random.key(0), network)
+    times = forward.spike_times(network, images)
     assert (times[0] == 6).all()
     assert (times[1] < 6).any()
-    test = Encoded(times, np.zeros(2, np.int32))
-    decided = stdp_mnist.read_out(network, weights, test, test)
-    assert decided.prediction[0] == -1
-    assert decided.prediction[1] >= 0
+    decided = jax.jit(stdp.trainer(network).predict)(weights, images)
+    assert decided.label[0] == -1
+    assert decided.label[1] >= 0
     assert np.isfinite(decided.scores).all()
-
-
-@pytest.fixture
-def start():
-    started = []
-
-    def start(out: pathlib.Path, *flags: str, cache: pathlib.Path):
-        command = [sys.executable, "tests/stdp_tiny.py", "--out", str(out)]
-        command += ["--data", "digits", "--model", "joint", "--ratio", "0.1"]
-        command += ["--window", "12", "--checkpoint-seconds", "0", "--no-progress"]
-        env = {k: v for k, v in os.environ.items() if "CACHE" not in k}
-        # Compiling is most of the work here; without optimisation it takes half as long.
-        env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-        env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-        env["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        with out.with_suffix(".log").open("a") as log:
-            process = subprocess.Popen(
-                [*command, *flags], cwd=ROOT, env=env, stdout=log, stderr=log
-            )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def kill_after(process: subprocess.Popen, out: pathlib.Path, step: int) -> int:
-    while max((r["step"] for r in rows(out)), default=0) < step:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    return max(r["step"] for r in rows(out))
-
-
-@pytest.mark.filterwarnings("ignore:Sharding info not provided")
-def test_a_run_killed_in_any_layer_ends_as_one_that_was_not(tmp_path, start):
-    whole, killed, cache = (tmp_path / n for n in ("whole", "killed", "cache"))
-    first = start(killed, cache=cache)
-    stood = kill_after(first, killed, 40)
-    assert 0 < stood < 132, "not in the first layer"
-    second = start(killed, "--resume", cache=cache)
-    stood = kill_after(second, killed, 132 + 150)
-    assert 132 * 2 < stood < 132 * 3, "not in the second epoch of R-STDP"
-    assert start(killed, "--resume", cache=cache).wait() == 0
-    assert start(whole, cache=cache).wait() == 0, whole.with_suffix(".log").read_text()
-
-    assert rows(killed) == rows(whole)
-    assert len(rows(whole)) == 3 * 11 + 2  # windows and validations
-    end = 132 * 3
-    arrays = [
-        {
-            name: np.asarray(array).tobytes()
-            for name, array in ocp.load(str(o / f"checkpoints/step_{end:08d}")).items()
-        }
-        for o in (whole, killed)
-    ]
-    assert {"step", "weights.0.0", "weights.1.0", "best.1.0"} <= arrays[0].keys()
-    assert arrays[0] == arrays[1]
-    varies = {"wall_seconds", "cpu_seconds", "samples_per_second", "commit"}
-    summaries = [
-        {k: v for k, v in json.loads((o / "summary.json").read_text()).items()}
-        for o in (whole, killed)
-    ]
-    assert all(
-        a == b
-        for (k, a), b in zip(summaries[0].items(), summaries[1].values(), strict=True)
-        if k not in varies
-    )
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import pytest
 import stdp_loops as loops
 from stdp_tiny import JOINT, READ, WIDE
 
-from jsnn.models import stdp, stdp_network, stdp_steps
-from jsnn.models.stdp_steps import Schedule
-from jsnn.stdp import layer, reward, train
-from jsnn.stdp.plasticity import Doubling
+import jsnn
+from jsnn import stdp
+from jsnn.stdp import finished, forward, layer, networks, reward
+from jsnn.stdp.training import Data, Encoded
+from jsnn.train import trainer as trainers
 
 # Rows and columns of every layer's output and all weights, from the description of the originals.
 EXPECTED = {
@@ -32,12 +33,12 @@ EXPECTED = {
 def test_maps_and_weights_are_those_of_the_original(name):
     network = stdp.NETWORKS[name]
     sides, count = EXPECTED[name]
-    encoded, found = stdp.shapes(network, (28, 28))
+    encoded, found = networks.shapes(network, (28, 28))
     assert encoded[1:] == (28, 28)
     assert [[s[1] for s in outputs] for outputs in found] == sides
     assert all(s[1] == s[2] for outputs in found for s in outputs)
-    assert stdp.num_weights(network) == count
-    weights = jax.eval_shape(lambda k: stdp_network.init(k, network), jax.random.key(0))
+    assert networks.num_weights(network) == count
+    weights = jax.eval_shape(lambda k: forward.init(k, network), jax.random.key(0))
     assert sum(w.size for w in jax.tree.leaves(weights)) == count
     for spec in network.decision:
         assert spec.features == (100 if name == "deeper2024" else 200)
@@ -45,52 +46,25 @@ def test_maps_and_weights_are_those_of_the_original(name):
 
 @pytest.mark.parametrize("name", stdp.NETWORKS)
 def test_every_stage_of_every_network_fits_the_next(name):
-    """Traced, not run: from the encoded image to a decision, and one window of each kind of learning."""
+    """Traced, not run: every phase from its beginning to its end, and the decision on a held-out set."""
     network = stdp.NETWORKS[name]
-    (channels, height, width), _ = stdp.shapes(network, (28, 28))
-    num_steps = network.frontend().num_steps
-    state = jax.eval_shape(lambda k: stdp_steps.start(k, network), jax.random.key(0))
-    order = jax.ShapeDtypeStruct((4,), jnp.int32)
-    one = jax.ShapeDtypeStruct((), jnp.int32)
-    times = jax.ShapeDtypeStruct((3, channels, height, width), jnp.uint8)
-    seen = [times]
-    for number, block in enumerate(network.blocks):
-        for spec, w in zip(block.branches, state.weights[number], strict=True):
-            before = train.STDPState(w, state.rates, state.count)
-            after, _ = jax.eval_shape(
-                lambda *a, spec=spec: stdp_steps.unsupervised(
-                    *a, spec=spec, num_steps=num_steps
-                ),
-                *(before, seen[-1], order, one, Doubling(one)),
-            )
-            assert after.weights.shape == w.shape
-        after = jax.eval_shape(
-            lambda w, x, number=number: stdp_network.responses(network, number, w, x),
-            state.weights[number],
-            seen[-1],
-        )
-        seen.append(after)
-    if name == "kheradpisheh2018":
-        assert seen[-1].shape == (3, 150, 9, 9)  # 12,150 inputs of the machine
+    encoded, _ = networks.shapes(network, (28, 28))
+    times = jax.ShapeDtypeStruct((5, *encoded), jnp.uint8)
+    samples = Encoded(times, jax.ShapeDtypeStruct((5,), jnp.int32))
+    made = stdp.trainer(network, window=2)
+    found = jax.eval_shape(
+        jsnn.train_fn(made), jax.random.key(0), Data(samples, samples)
+    )
+    start = jax.eval_shape(lambda k: trainers.start(made, k), jax.random.key(0))
+    assert jax.tree.map(jnp.shape, found.state) == jax.tree.map(jnp.shape, start)
+    assert [p.epochs for p in made.phases][-1] == network.epochs[-1]
+    if network.decision:
+        assert found.found.scores.shape == (5, 10)
         return
-    assert seen[-1].dtype == bool
-    labels = jax.ShapeDtypeStruct((3,), jnp.int32)
-    states = jax.eval_shape(
-        lambda s: stdp_steps.reward_states(network, s.weights, s.rewards), state
+    seen = jax.eval_shape(
+        lambda w, x: forward.through(network, w, x), start.own.weights, times
     )
-    inputs = seen[-2] if network.modulated else seen[-1]
-    learns = jax.ShapeDtypeStruct((2,), jnp.bool_)
-    after, decisions, _ = jax.eval_shape(
-        lambda *a: stdp_steps.rewarded(*a, network=network),
-        *(states, inputs, labels, order, learns),
-    )
-    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, states)
-    assert decisions.shape == (4,)
-    decided = jax.eval_shape(
-        lambda w, x: stdp_network.decisions(network.decision, w, x),
-        *(state.weights[-1], seen[-1]),
-    )
-    assert decided.scores.shape == (3, 10)
+    assert seen.shape == (5, 150, 9, 9)  # 12,150 inputs of the machine
 
 
 def dense_block(block, weights, times, num_steps):
@@ -126,11 +100,11 @@ def test_branches_with_a_way_around_equal_the_dense_rule():
         jnp.asarray(rng.uniform(0.2, 1, (4, 6, k, k)), jnp.float32) for k in (3, 5)
     )
     for one in (block, plain):
-        found = np.asarray(stdp_network.fire(one, weights, jnp.asarray(times), 6))
+        found = np.asarray(forward.fire(one, weights, jnp.asarray(times), 6))
         expected = dense_block(one, weights, times, 6)
         np.testing.assert_array_equal(found, expected)
         assert 0.05 < (expected == 6).mean() < 0.95
-        last = stdp_network.fire_at_last(one, weights, jnp.asarray(times) < 6)
+        last = forward.fire_at_last(one, weights, jnp.asarray(times) < 6)
         np.testing.assert_array_equal(last, expected < 6)
 
 
@@ -146,9 +120,9 @@ def test_votes():
         (-1, -1, -1): -1,
     }
     votes = jnp.array(list(cases)).T
-    assert stdp_network.majority(votes).tolist() == list(cases.values())
+    assert forward.majority(votes).tolist() == list(cases.values())
     single = jnp.array([[4, -1]])
-    assert stdp_network.majority(single).tolist() == [4, -1]
+    assert forward.majority(single).tolist() == [4, -1]
 
 
 def test_decisions_are_the_layers_and_scores_agree_with_them():
@@ -157,13 +131,13 @@ def test_decisions_are_the_layers_and_scores_agree_with_them():
     w = jnp.asarray(rng.uniform(0.2, 0.8, (20, 4, 3, 3)), jnp.float32)
     active = rng.uniform(size=(7, 4, 5, 5)) < 0.3
     active[2] = False
-    found = stdp_network.decide((spec,), (w,), active)
-    expected = layer.decide_all(spec, w, jnp.asarray(active)).decision
-    np.testing.assert_array_equal(found.prediction, expected)
-    assert found.prediction[2] == -1  # a blank image leaves no spikes
+    found = forward.decide((spec,), (w,), jnp.asarray(active))
+    expected = layer.rate_all(spec, w, jnp.asarray(active))[0].decision
+    np.testing.assert_array_equal(found.label, expected)
+    assert found.label[2] == -1  # a blank image leaves no spikes
     loud = np.arange(7) != 2
     np.testing.assert_array_equal(found.scores.argmax(1)[loud], expected[loud])
-    assert len(set(found.prediction.tolist())) > 2
+    assert len(set(found.label.tolist())) > 2
 
 
 def test_scores_and_votes_of_several_blocks_equal_the_float64_rule():
@@ -176,7 +150,7 @@ def test_scores_and_votes_of_several_blocks_equal_the_float64_rule():
     )
     active = rng.uniform(size=(37, 4, 5, 5)) < 0.3
     active[20] = False
-    found = stdp_network.decide(specs, weights, active)
+    found = jax.jit(forward.decide, static_argnums=0)(specs, weights, active)
     wave = np.pad(active, ((0, 0), (0, 0), (1, 1), (1, 1))).astype(np.float64)
     rated = [
         loops.potentials(np.asarray(w, np.float64), wave).reshape(37, 10, -1).max(-1)
@@ -188,71 +162,67 @@ def test_scores_and_votes_of_several_blocks_equal_the_float64_rule():
     votes = np.stack([np.where(r.max(1) > 0, r.argmax(1), -1) for r in rated])
     for n, three in enumerate(votes.T):
         same = [v for v in three if v >= 0 and (three == v).sum() > 1]
-        assert found.prediction[n] == (same[0] if same else three[1])
-    assert found.prediction[20] == -1
-    program = str(
-        jax.make_jaxpr(lambda *a: stdp_network.decisions(specs, *a))(weights, active)
-    )
+        assert found.label[n] == (same[0] if same else three[1])
+    assert found.label[20] == -1
+    program = str(jax.make_jaxpr(lambda *a: forward.decide(specs, *a))(weights, active))
     assert program.count("dot_general") == 1 + 9 + 25  # a product a tap, and no more
 
 
 def test_networks_that_begin_alike_have_the_same_layers_to_take_over():
-    schedule = Schedule((2, 4, 4, 9))
     marks = {
-        name: stdp_steps.fingerprints(stdp.NETWORKS[name], schedule, {"seed": 0})
+        name: finished.fingerprints(stdp.NETWORKS[name], 500, {"seed": 0})
         for name in ("deep2024", "deepr2024", "inception2024")
     }
     assert marks["deep2024"][:2] == marks["deepr2024"][:2]
     assert marks["deep2024"][2] != marks["deepr2024"][2]
     assert marks["inception2024"][0] == marks["deep2024"][0]
     assert marks["inception2024"][1] != marks["deep2024"][1]
-    longer = dataclasses.replace(schedule, epochs=(3, 4, 4, 9))
-    for other in (
-        stdp_steps.fingerprints(stdp.deep2024, schedule, {"seed": 1}),
-        stdp_steps.fingerprints(stdp.deep2024, longer, {"seed": 0}),
+    longer = dataclasses.replace(networks.deep2024, epochs=(3, 4, 4, 9))
+    for network, doubling, seed in (
+        (networks.deep2024, 500, 1),
+        (networks.deep2024, 400, 0),
+        (longer, 500, 0),
     ):
+        other = finished.fingerprints(network, doubling, {"seed": seed})
         assert not set(other) & set(marks["deep2024"])
+    rewarded = dataclasses.replace(networks.deep2024, epochs=(2, 4, 4, 9))
+    assert finished.fingerprints(rewarded, 500, {"seed": 0}) == marks["deep2024"]
 
 
 def test_alternating_windows_train_one_layer_each():
     greedy = dataclasses.replace(
         JOINT, modulated=dataclasses.replace(JOINT.modulated, how="alternate")
     )
-    assert greedy.modulated is not None
-    schedule = Schedule((1, 4), window=10)
-    state = stdp_steps.start(jax.random.key(0), greedy)
-    turns = []
-    for epoch in range(3):
-        for window in range(3):
-            at = state._replace(epoch=jnp.int32(epoch), done=jnp.int32(10 * window))
-            turns.append(stdp_steps.learns(greedy.modulated, at, schedule).tolist())
-    hidden = [(e + i) % 2 == 0 for e in range(3) for i in range(3)]
-    assert turns == [[h, not h] for h in hidden]
-
     rng = np.random.default_rng(0)
     times = jnp.asarray(rng.integers(0, 7, (12, 2, 14, 14)), jnp.uint8)
-    labels, order = jnp.arange(12) % 10, jnp.arange(10)
-    states = stdp_steps.reward_states(greedy, state.weights, state.rewards)
-    for first in (True, False):
-        learns = jnp.array([first, not first])
-        after, decisions, _ = stdp_steps.rewarded(
-            states, times, labels, order, learns, network=greedy
-        )
+    samples = Encoded(times, jnp.arange(12) % 10)
+    made = stdp.trainer(greedy, window=4)
+    run = jax.jit(made.run, static_argnums=3)
+    state = trainers.start(made, jax.random.key(0))
+    moved: set[bool] = set()
+    for number in range(7):  # three windows an epoch
+        after, found = run(state, samples, jnp.int32(1), 1)
         changed = [
-            bool((a.weights != b.weights).any())
-            for a, b in zip(after, states, strict=True)
+            bool((a[0] != b[0]).any())
+            for a, b in zip(after.own.weights, state.own.weights, strict=True)
         ]
-        assert changed == [first, not first]
-        assert (np.asarray(decisions) >= 0).any()
-        hits = float(np.mean(np.asarray(decisions) == np.asarray(labels[:10])))
+        epoch, window = divmod(number, 3)
+        hidden = (epoch + window) % 2 == 0
+        assert not changed[hidden]  # the one whose turn it is not
+        moved |= {hidden} if any(changed) else set()
+        assert int(found["silent"][0]) < 4
         # Both adapt to the window just seen: punishment by the fraction of hits.
+        hits = int(found["hits"][0]) / 4
         expected = reward.RewardParams().punish.ltp * hits
-        assert float(after[1].punish.ltp) == pytest.approx(expected, rel=1e-6)
+        punish = after.own.rewards[1][1]
+        assert float(punish.ltp) == pytest.approx(expected, rel=1e-6)
+        state = after
+    assert moved == {True, False}  # both have learnt
 
 
 def test_features_reach_image_space():
-    weights = stdp_network.init(jax.random.key(0), WIDE)
-    found = stdp_network.fields(WIDE, weights)
+    weights = forward.init(jax.random.key(0), WIDE)
+    found = forward.fields(WIDE, weights)
     assert [[f.shape[0] for f in of] for of in found] == [[6], [4, 4], [10, 20, 10]]
     # 3 pixels of the filter, pooled by 2, five of those: 4 + 4 * 2; pooled again, windows of 3 and 5.
     assert [f.shape[1] for f in found[0] + found[1]] == [12, 14 + 8, 14 + 16]
@@ -262,14 +232,17 @@ def test_features_reach_image_space():
 def test_only_the_first_spike_of_a_position_is_left_where_the_block_says_so():
     times = np.full((2, 3, 4, 4), 6, np.uint8)
     times[0, :, 1, 2] = (4, 2, 2)
-    found = stdp_network.inhibited(READ.blocks[0], times, 6)
+    made = stdp.trainer(READ)
+    state = trainers.start(made, jax.random.key(0))
+    data = Data(*[Encoded(jnp.asarray(times), jnp.zeros(2, jnp.int32))] * 2)
+    found = np.asarray(made.pool(state, data, 0).times)
     assert found[0, :, 1, 2].tolist() == [6, 2, 6]
     assert (found == 6).sum() == found.size - 1
 
 
 def test_wrong_declarations_are_refused():
     with pytest.raises(ValueError, match="`epochs` must be 3 numbers"):
-        dataclasses.replace(stdp.mozafari2018, epochs=(2, 4))
+        dataclasses.replace(networks.mozafari2018, epochs=(2, 4))
     first, second = WIDE.blocks[1].branches
     with pytest.raises(ValueError, match="`branches` must have one `pool`"):
         stdp.Block((first, dataclasses.replace(second, pad=2)))
@@ -278,10 +251,13 @@ def test_wrong_declarations_are_refused():
     ):
         stdp.Block((second,), skip=True)
     with pytest.raises(ValueError, match="too few"):
-        stdp.shapes(stdp.mozafari2018, (4, 4))
-    with pytest.raises(ValueError, match="`epochs` must be at least 1, got 0"):
-        Schedule((1, 0))
+        networks.shapes(networks.mozafari2018, (4, 4))
     with pytest.raises(ValueError, match="`window` must be at least 1, got 0"):
-        Schedule((1, 1), window=0)
-    with pytest.raises(ValueError, match="`patience`"):
-        Schedule((1, 1), patience=-1)
+        stdp.trainer(networks.deep2024, window=0)
+    with pytest.raises(ValueError, match="`doubling` must be at least 1, got 0"):
+        stdp.trainer(networks.deep2024, doubling=0)
+    dataset = jsnn.data.arrays(
+        np.zeros((24, 28, 28), np.uint8), np.arange(24) % 12, num_test=2
+    )
+    with pytest.raises(ValueError, match=r"`data` has 12 classes.*layer 10"):
+        jsnn.fit(stdp.trainer(networks.mozafari2018), dataset, jax.random.key(0))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import stdp_loops as loops
 from conftest import REFERENCE, needs
+from oracles import competition
 
 from jsnn.stdp import inhibition, layer, plasticity, waves, winners
 from jsnn.stdp.layer import Conv
@@ -88,7 +89,7 @@ def test_bisection_finds_the_first_crossing(num_steps):
     times = random_times(2, 8, 8, silent=0.5, num_steps=num_steps)
     potential = loops.potentials(weights, loops.dense(times, num_steps))
     kept = loops.pointwise(loops.thresholded(potential, theta))
-    got = waves.first_crossing(
+    got = competition.first_crossing(
         jnp.asarray(weights), jnp.asarray(times), theta, num_steps
     )
     expected = num_steps - (kept > 0).sum(0)  # [F, H, W]
@@ -107,7 +108,7 @@ def test_bisection_finds_the_first_crossing(num_steps):
 
 def test_a_potential_equal_to_the_threshold_does_not_fire():
     potential = jnp.asarray([[[[9.9, 10.0, 10.1]]]])
-    times, values = waves.dense_crossings(potential, 10.0)
+    times, values = competition.dense_crossings(potential, 10.0)
     assert times.ravel().tolist() == [1, 1, 0]
     assert values.ravel().tolist() == [0, 0, pytest.approx(10.1)]
 
@@ -142,7 +143,9 @@ def _firing(num_features=4, size=7):
 def test_pointwise_inhibition_equals_the_dense_rule():
     potential, theta = _firing()
     kept = loops.pointwise(loops.thresholded(potential, theta))
-    times, values = waves.dense_crossings(jnp.asarray(potential, jnp.float32), theta)
+    times, values = competition.dense_crossings(
+        jnp.asarray(potential, jnp.float32), theta
+    )
     got = inhibition.pointwise(times, values, STEPS)
     np.testing.assert_array_equal(waves.to_dense(got, STEPS), kept > 0)
     first = np.asarray(times).astype(int)
@@ -153,7 +156,7 @@ def test_pointwise_inhibition_equals_the_dense_rule():
 
 
 k_winners = jax.jit(
-    winners.k_winners, static_argnames=("num_winners", "radius", "num_steps")
+    competition.k_winners, static_argnames=("num_winners", "radius", "num_steps")
 )
 
 
@@ -161,7 +164,9 @@ k_winners = jax.jit(
 def test_winners_equal_the_dense_rule(k, radius):
     potential, theta = _firing()
     expected, first, value = loops.winners(potential, potential > theta, k, radius)
-    times, values = waves.dense_crossings(jnp.asarray(potential, jnp.float32), theta)
+    times, values = competition.dense_crossings(
+        jnp.asarray(potential, jnp.float32), theta
+    )
     got = k_winners(times, values, num_winners=k, radius=radius, num_steps=STEPS)
     index = np.asarray(got.index)
     assert [tuple(i) for i in index[: len(expected)]] == expected
@@ -177,7 +182,7 @@ def test_reference_primitives():
     potential, limited = ref["prim.potentials"], ref["prim.thresholded"]
     theta = 6.0
     assert (limited == loops.thresholded(potential, theta)).all()
-    times, values = waves.dense_crossings(jnp.asarray(potential), theta)
+    times, values = competition.dense_crossings(jnp.asarray(potential), theta)
     wave = np.asarray(waves.to_dense(times, 15))
     np.testing.assert_array_equal(wave * potential, limited)
     kept = inhibition.pointwise(times, values, 15)
@@ -229,9 +234,9 @@ def raced(weights, times, theta, k, radius, chunk, num_steps):
 
 @functools.partial(jax.jit, static_argnames=("k", "radius", "num_steps"))
 def bisected(weights, times, theta, k, radius, num_steps):
-    crossing = waves.first_crossing(weights, times, theta, num_steps)
+    crossing = competition.first_crossing(weights, times, theta, num_steps)
     size = tuple(n - weights.shape[-1] + 1 for n in times.shape[1:])
-    return winners.k_winners_of(
+    return competition.k_winners_of(
         crossing, size, num_winners=k, radius=radius, num_steps=num_steps
     )
 

@@ -16,8 +16,7 @@ import jsnn
 from jsnn import continual, eventprop, runs
 from jsnn.continual import methods, report, samples
 from jsnn.eventprop import latency, losses
-from jsnn.models import stdp_network, stdp_steps
-from jsnn.stdp import trainer as stdp_trainer
+from jsnn.stdp import training as stdp_training
 from jsnn.train import feed, loop, saved, supervised, transform
 from jsnn.train import trainer as trainers
 
@@ -63,15 +62,19 @@ def of_stdp(network: Any) -> Case:
     images = rng.integers(0, 255, (50, 28, 28, 1)).astype(np.uint8)
     images[:, ::2] = 0
     labels = jnp.asarray(rng.integers(0, 10, 50), jnp.int32)
-    times = jnp.asarray(stdp_network.spike_times(network, images))
-    schedule = stdp_steps.Schedule(network.epochs, window=20, doubling=15)
-    known = stdp_steps.Encoded(times, labels)
+    known = stdp_training.encoded(network, images, labels)
     return Case(
-        stdp_trainer.trainer(network, schedule, validate=True),
-        stdp_trainer.Data(known, known),
+        jsnn.stdp.trainer(network, window=20, doubling=15, validate=True),
+        stdp_training.Data(known, known),
         images,
         loop.Schedule(1),
     )
+
+
+def best_epoch() -> Case:
+    """Ends early: patience is less than the first layer's epochs, for which it does not count, and than the decision's."""
+    case = of_stdp(dataclasses.replace(CHAIN, epochs=(3, 6)))
+    return case._replace(trainer=jsnn.keep_best(case.trainer, patience=0))
 
 
 def of_eventprop() -> Case:
@@ -115,6 +118,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "stdp, layers side by side": lambda: of_stdp(WIDE),
     "stdp, two layers by reward": lambda: of_stdp(JOINT),
     "stdp, no decision": lambda: of_stdp(READ),
+    "stdp, best epoch kept": best_epoch,
 }
 
 
@@ -225,6 +229,8 @@ def test_one_compilation_a_program(case):
 def test_prediction_is_evaluation(case, fitted):
     if fitted.found is None:
         pytest.skip("this trainer has no evaluation")
+    if case.trainer.keeps_best:
+        pytest.skip("the last evaluation is not that of the best epoch")
     found = fitted.predict(case.inputs, batch_size=7)
     if isinstance(fitted.found, report.Evaluations):
         order = np.concatenate([task.test for task in STREAM.tasks])

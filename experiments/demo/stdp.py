@@ -4,17 +4,17 @@
 were tried and compared by these images, between which lay 4 %.
 """
 
+import dataclasses
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jsnn
 from experiments.demo.settings import Config
-from jsnn import data, figures, metrics, report, runs, stdp_figures
-from jsnn.models import stdp, stdp_network, stdp_steps, stdp_training
-from jsnn.stdp import encode, filters, layer
+from jsnn import data, figures, metrics, report, runs, stdp, stdp_figures
+from jsnn.stdp import filters, forward, networks
 
 NUM_EPOCHS = 20  # of R-STDP
 SIDE = 16  # pixels to which the digits of 8 x 8 are enlarged
@@ -29,20 +29,20 @@ In the second layer each class has 20 features, and the neuron with the largest 
 inputs are strengthened and the others weakened; if it is wrong, the other way round."""
 
 
-def frontend() -> encode.Frontend:
+def frontend() -> stdp.Frontend:
     """ON and OFF cells of 3 and 5 pixels, 15 steps."""
     dog = filters.difference_of_gaussians
     cells = [dog(3, 1 / 3, 2 / 3), dog(3, 2 / 3, 1 / 3)]
     cells += [dog(5, 5 / 9, 10 / 9), dog(5, 10 / 9, 5 / 9)]
-    return encode.Frontend(filters.bank(cells), padding=2, radius=4, num_steps=15)
+    return stdp.Frontend(filters.bank(cells), padding=2, radius=4, num_steps=15)
 
 
 def network(num_epochs: int) -> stdp.Network:
     """32 features of 3 x 3 that learn by STDP for two epochs, and 200 of 5 x 5 that decide."""
-    first = layer.Conv(32, 3, threshold=3.0, num_winners=4, radius=2, pad=1)
+    first = stdp.Conv(32, 3, threshold=3.0, num_winners=4, radius=2, pad=1)
     return stdp.Network(
         (stdp.Block((first,)),),
-        (layer.Decision(200, 5, pool=3),),
+        (stdp.Decision(200, 5, pool=3),),
         (2, num_epochs),
         frontend,
     )
@@ -56,28 +56,24 @@ def enlarged(images: np.ndarray) -> np.ndarray:
 
 
 def pictures(
+    fitted: jsnn.Fitted,
     net: stdp.Network,
-    state: stdp_steps.State,
     seed: int,
-    rows: list[dict[str, Any]],
-    test: tuple[np.ndarray, stdp_steps.Encoded],
+    test: data.Split,
     prediction: np.ndarray,
     class_names: tuple[str, ...],
 ) -> list[report.Picture]:
     """Curves, features of both layers, spikes of one image and confusion matrix."""
-    images, encoded = test
-    initial = stdp_training.initial_weights(jax.random.key(seed), net)
-    first, second = stdp_network.fields(net, state.weights, initial)
-    won = stdp_network.have_won(initial, state.weights)
-    sample = int(np.argmax(prediction == encoded.labels))
-    times = encoded.times[sample]
-    spec, num_steps = net.blocks[0].branches[0], net.frontend().num_steps
-    fired = layer.fire(spec, state.weights[0][0], jnp.asarray(times), num_steps)
-    maps = {"filters": times, "layer 1": np.asarray(fired)}
-    matrix = metrics.confusion_matrix(prediction, encoded.labels, len(class_names))
+    initial = stdp.initial_weights(jax.random.key(seed), net)
+    first, second = forward.fields(net, fitted.model, initial)
+    won = forward.have_won(initial, fitted.model)
+    sample = int(np.argmax(prediction == test.labels))
+    image = test.images[sample]
+    maps = forward.spike_maps(net, fitted.model, image)
+    matrix = metrics.confusion_matrix(prediction, test.labels, len(class_names))
     return [
         report.Picture(
-            figures.curves(rows),
+            figures.curves(fitted.rows),
             "R-STDP: fractions of wrong (loss) and right decisions in windows of 100 training images, as they were learnt from.",
         ),
         report.Picture(
@@ -96,9 +92,13 @@ def pictures(
         ),
         report.Picture(
             stdp_figures.activation_maps(
-                maps, num_steps, image=images[sample, ..., 0], columns=8, limit=16
+                maps,
+                net.frontend().num_steps,
+                image=image[..., 0],
+                columns=8,
+                limit=16,
             ),
-            f"A {class_names[encoded.labels[sample]]} of the test set, and when neurons first fire for it: the bluer, the earlier.",
+            f"A {class_names[test.labels[sample]]} of the test set, and when neurons first fire for it: the bluer, the earlier.",
         ),
         report.Picture(
             figures.confusion(matrix, class_names), "All 360 test images by class."
@@ -107,13 +107,10 @@ def pictures(
 
 
 def result_table(
-    decided: stdp_network.Decided, labels: np.ndarray, net: stdp.Network, clock: Any
+    fitted: jsnn.Fitted, label: np.ndarray, labels: np.ndarray, net: stdp.Network
 ) -> report.Table:
     """What the run reached and what it cost."""
-    right, silent = (
-        int((decided.prediction == labels).sum()),
-        int((decided.prediction < 0).sum()),
-    )
+    right = int((label == labels).sum())
     return report.Table(
         ("result", "value"),
         [
@@ -121,10 +118,10 @@ def result_table(
                 "test accuracy, last epoch",
                 f"{100 * right / len(labels):.2f} % ({right} of {len(labels)})",
             ),
-            ("silent test images", str(silent)),
-            ("weights", f"{stdp.num_weights(net):,}"),
-            ("training time", f"{clock['train_seconds']:.1f} s"),
-            ("with compilation and evaluation", f"{clock['seconds']:.1f} s"),
+            ("silent test images", str(int((label < 0).sum()))),
+            ("weights", f"{networks.num_weights(net):,}"),
+            ("training time", f"{fitted.rows[-1]['train_seconds']:.1f} s"),
+            ("with compilation and evaluation", f"{fitted.seconds:.1f} s"),
         ],
     )
 
@@ -132,6 +129,10 @@ def result_table(
 def train(cfg: Config, folder: pathlib.Path) -> report.Section:
     """Two epochs of STDP, then R-STDP, on the bundled digits."""
     dataset = data.load("digits")
+    train, test = (
+        data.Split(enlarged(split.images), split.labels)
+        for split in (dataset.train, dataset.test)
+    )
     net = network(cfg.epochs(NUM_EPOCHS))
     config = {
         "seed": cfg.seed,
@@ -141,41 +142,21 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
         "doubling": DOUBLING,
     }
     run = runs.Run(folder, experiment="demo", config=config)
-    clock = stdp_training.Clock([])
-    images = enlarged(dataset.test.images)
-    known, test = (
-        stdp_steps.Encoded(stdp_network.spike_times(net, x), split.labels)
-        for x, split in (
-            (enlarged(dataset.train.images), dataset.train),
-            (images, dataset.test),
-        )
-    )
-    state = stdp_training.drive(
-        run,
-        net,
+    fitted = jsnn.fit(
+        stdp.trainer(net, window=WINDOW, doubling=DOUBLING),
+        dataclasses.replace(dataset, train=train, test=test),
         jax.random.key(cfg.seed),
-        (known, None),
-        stdp_steps.Schedule(net.epochs, WINDOW, DOUBLING),
-        clock=clock,
+        run=run,
+        schedule=jsnn.Schedule(log_every=1),
         progress=cfg.progress,
     )
-    active = stdp_network.respond(net, 0, state.weights[0], test.times)
-    decided = stdp_network.decide(net.decision, state.weights[-1], active)
-    accuracy = float((decided.prediction == test.labels).mean())
-    seconds = clock.read()
-    run.finish({"test_accuracy": accuracy, "wall_seconds": seconds["seconds"]})
+    label = fitted.predict(test.images).label
+    accuracy = float((label == test.labels).mean())
+    run.finish({"test_accuracy": accuracy, "wall_seconds": fitted.seconds})
     return report.Section(
         "STDP and reward",
         TEXT,
-        [result_table(decided, test.labels, net, seconds)],
-        pictures(
-            net,
-            state,
-            cfg.seed,
-            run.rows(),
-            (images, test),
-            np.asarray(decided.prediction),
-            dataset.class_names,
-        ),
+        [result_table(fitted, label, test.labels, net)],
+        pictures(fitted, net, cfg.seed, test, label, dataset.class_names),
         config,
     )

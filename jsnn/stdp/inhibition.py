@@ -9,19 +9,7 @@ from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
 from jsnn import check
 from jsnn.precision import floating
-from jsnn.stdp.waves import Crossing, first_argmax
-
-
-def strongest_first(
-    times: UInt8[Array, "F H W"], values: Float[Array, "F H W"]
-) -> Crossing:
-    """At each position the earliest feature, among those the one with the largest potential, among those the lowest."""
-    features = times.shape[0]
-    times, values = times.reshape(features, -1), values.reshape(features, -1)
-    earliest = times.min(0)
-    among = jnp.where(times == earliest[None], values, -jnp.inf)
-    best = among.max(0)
-    return Crossing(earliest, first_argmax(among, best), best)
+from jsnn.stdp.waves import first_argmax
 
 
 def pointwise(
@@ -34,7 +22,11 @@ def pointwise(
       values: potentials at that step.
       num_steps: T, the time of the silenced.
     """
-    winner = strongest_first(times, values).features.reshape(1, *times.shape[1:])
+    features, *size = times.shape
+    # The earliest feature, among those the one with the largest potential, among those the lowest.
+    among = jnp.where(times == times.min(0)[None], values, -jnp.inf)
+    among = among.reshape(features, -1)
+    winner = first_argmax(among, among.max(0)).reshape(1, *size)
     rows = jnp.arange(times.shape[0], dtype=jnp.int32)[:, None, None]
     return jnp.where(rows == winner, times, jnp.asarray(num_steps, jnp.uint8))
 

@@ -7,7 +7,6 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, UInt8
 
-from jsnn import check
 from jsnn.stdp import layer, plasticity, reward
 from jsnn.stdp.layer import Conv, Decision
 from jsnn.stdp.reward import RewardParams, RewardState
@@ -65,7 +64,7 @@ def _choose(new: Bool[Array, ""], weights: Array, state: RewardState) -> RewardS
     return state._replace(weights=jnp.where(new, weights, state.weights))
 
 
-def run(
+def run_window(
     specs: tuple[Conv, Decision],
     state: JointState,
     inputs: UInt8[Array, "N C H W"],
@@ -74,55 +73,32 @@ def run(
     params: JointParams,
     num_steps: int,
     *,
-    learns: Bool[Array, "V 2"] | None = None,
-    window: int = 1000,
+    learns: Bool[Array, "2"] | None = None,
 ) -> tuple[JointState, layer.Verdict]:
-    """A pass over images, in windows after each of which the rates of both layers adapt.
+    """Images one after the other, after which the rates of both layers adapt.
 
     Args:
       specs: the layer with a threshold, and the decision layer that sees its (pooled) spikes.
       state: of both; each from `reward.init`.
       inputs: what `layer.pooled` makes of the layers below the first, for all images.
       labels: their classes.
-      order: which images to show, in this order.
+      order: which images to show, in this order; −1 shows none (decision −1), to fill up.
       params: of both.
       num_steps: T.
-      learns: for each of the V = ceil(S / window) windows, whether the hidden and the decision layer learn; all, if None.
-      window: images a window.
-
-    Raises:
-      ValueError: if `window` is below 1, or `learns` has another length.
+      learns: whether the hidden and the decision layer learn; both, if None.
     """
-    window = check.whole("window", window, 1)
-    count = order.shape[0]
-    size = min(window, count)
-    padded = jnp.pad(order, (0, -count % size), constant_values=-1).reshape(-1, size)
-    learns = jnp.ones((padded.shape[0], 2), bool) if learns is None else learns
-    if learns.shape[0] != padded.shape[0]:
-        raise ValueError(
-            f"`learns` must have a row for each of {padded.shape[0]} windows, got {learns.shape[0]}."
+    learns = jnp.ones(2, bool) if learns is None else learns
+
+    def body(state, i):
+        shown = i >= 0
+        state, verdict = step(
+            specs, state, inputs[i], labels[i], params, num_steps, learns & shown
         )
+        return state, verdict._replace(decision=jnp.where(shown, verdict.decision, -1))
 
-    def one(state, slot):
-        order, learns = slot
-
-        def body(state, i):
-            shown = i >= 0
-            state, verdict = step(
-                specs, state, inputs[i], labels[i], params, num_steps, learns & shown
-            )
-            return state, verdict._replace(
-                decision=jnp.where(shown, verdict.decision, -1)
-            )
-
-        state, verdicts = lax.scan(body, state, order)
-        hidden, decision = (
-            reward.adapt(s, verdicts.decision, labels[order], p, shown=order >= 0)
-            for s, p in zip(state, (params.hidden, params.decision), strict=True)
-        )
-        return JointState(hidden, decision), verdicts
-
-    state, verdicts = lax.scan(one, state, (padded, learns))
-    return state, layer.Verdict(
-        *(x.reshape(-1, *x.shape[2:])[:count] for x in verdicts)
+    state, verdicts = lax.scan(body, state, order)
+    hidden, decision = (
+        reward.adapt(s, verdicts.decision, labels[order], p, shown=order >= 0)
+        for s, p in zip(state, (params.hidden, params.decision), strict=True)
     )
+    return JointState(hidden, decision), verdicts

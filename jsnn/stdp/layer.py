@@ -103,7 +103,14 @@ def init_weights(
     check.number("std", std, "[0, inf)")
     shape = (spec.features, channels, spec.kernel, spec.kernel)
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    return mean + std * jax.random.normal(key, shape, jnp.float32)
+    drawn = _rounded(jax.random.normal(key, shape, jnp.float32))
+    return mean + _rounded(std * drawn)
+
+
+def _rounded(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """The same numbers. A compiler does not merge operations across this, so weights are the same to the bit in every program."""
+    largest = jnp.finfo(x.dtype).max
+    return jnp.clip(x, -largest, largest)
 
 
 def output_shape(spec: Layer, shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -263,52 +270,10 @@ def verdict_of(
     )
 
 
-def respond(
-    spec: Conv,
-    weights: Float[Array, "F C k k"],
-    inputs: UInt8[Array, "N C H W"],
-    num_steps: int,
-    *,
-    threshold: ArrayLike | None = None,
-    above: Layer | None = None,
-) -> UInt8[Array, "N F H2 W2"]:
-    """`fire` for many images, one after the other, pooled for the layer `above`: what to compute once and keep."""
-
-    def one(image):
-        times = fire(spec, weights, image, num_steps, threshold=threshold)
-        return times if above is None else pooled(above, times, num_steps)
-
-    return lax.map(one, inputs)
-
-
-def respond_at_last(
-    spec: Conv,
-    weights: Float[Array, "F C k k"],
-    active: Bool[Array, "N C H W"],
-    *,
-    threshold: ArrayLike | None = None,
-    above: Layer | None = None,
-) -> Bool[Array, "N F H2 W2"]:
-    """`fire_at_last` for many images, pooled for the layer `above`."""
-
-    def one(image):
-        fired = fire_at_last(spec, weights, image, threshold=threshold)
-        return fired if above is None else pooled_activity(above, fired)
-
-    return lax.map(one, active)
-
-
-def decide_all(
-    spec: Decision, weights: Float[Array, "F C k k"], active: Bool[Array, "N C H W"]
-) -> Verdict:
-    """`decide` for many images, computed in batches; every field has a leading axis N."""
-    return rate_all(spec, weights, active)[0]
-
-
 def rate_all(
     spec: Decision, weights: Float[Array, "F C k k"], active: Bool[Array, "N C H W"]
 ) -> tuple[Verdict, Float[Array, "N G"]]:
-    """As `decide_all`, and the largest potential of each of the G classes, from the same potentials."""
+    """`decide` for many images, computed in batches, and the largest potential of each of the G classes from the same potentials."""
     count, size = active.shape[0], min(_BATCH, active.shape[0])
     taps = by_tap(weights)
     filled = jnp.pad(active, ((0, -count % size), (0, 0), (0, 0), (0, 0)))

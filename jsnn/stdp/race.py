@@ -59,7 +59,7 @@ def race(
     num_steps: int,
     chunk: int | None = None,
 ) -> Winners:
-    """The winners of `waves.first_crossing` and `winners.k_winners_of`, found together.
+    """The winners of a layer, at most one a feature.
 
     Args:
       weights: of the layer; none negative.

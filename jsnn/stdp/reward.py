@@ -130,7 +130,11 @@ def run_window(
 
     Returns:
       The new state, and the verdict on every image, with a leading axis S.
+
+    Raises:
+      ValueError: if `block` is below 1.
     """
+    block = check.whole("block", block, 1)
     count = order.shape[0]
     bounds = plasticity.as_arrays(params.bounds)
 
@@ -178,86 +182,35 @@ def run_window(
     return state._replace(weights=weights), verdicts
 
 
-def run(
-    spec: Decision,
-    state: RewardState,
+def run_committee(
+    specs: Sequence[Decision],
+    states: Sequence[RewardState],
     active: Bool[Array, "N C H W"],
     labels: Int[Array, "N"],
     order: Int[Array, "S"],
     params: RewardParams,
     *,
-    window: int = 1000,
+    vote: Callable[[Int[Array, "M S"]], Int[Array, "S"]],
     block: int = 16,
-) -> tuple[RewardState, layer.Verdict]:
-    """A pass over images, in windows after each of which the rates adapt (after an incomplete last one too).
-
-    Args and returns are those of `run_window`, and:
-
-    Args:
-      window: images a window.
-
-    Raises:
-      ValueError: if `window` or `block` is below 1.
-    """
-    states, verdicts = run_committee(
-        (spec,), (state,), (active,), labels, order, params, window=window, block=block
-    )
-    return states[0], verdicts[0]
-
-
-def first_vote(decisions: Int[Array, "M S"]) -> Int[Array, "S"]:
-    """The first member's."""
-    return decisions[0]
-
-
-def run_committee(
-    specs: Sequence[Decision],
-    states: Sequence[RewardState],
-    active: Sequence[Bool[Array, "N C H W"]],
-    labels: Int[Array, "N"],
-    order: Int[Array, "S"],
-    params: RewardParams,
-    *,
-    vote: Callable[[Int[Array, "M S"]], Int[Array, "S"]] = first_vote,
-    window: int = 1000,
-    block: int = 16,
-) -> tuple[tuple[RewardState, ...], tuple[layer.Verdict, ...]]:
-    """As `run`, for M decision layers: each is rewarded for its own decision; the rates of all adapt to the common one.
+) -> tuple[tuple[RewardState, ...], tuple[layer.Verdict, ...], Int[Array, "S"]]:
+    """One window of M decision layers with the same input, after which their rates adapt: each is rewarded for its own decision; the rates of all adapt to the common one.
 
     Args:
       specs: the layers.
       states: one a layer.
-      active: input of each layer; the same array where they see the same.
-      labels: classes of the images.
-      order: which images to show, in this order.
-      params: of all layers.
+      active, labels, order, params, block: as for `run_window`.
       vote: the common decision, from the members' (−1 is silence).
-      window: images a window.
-      block: as in `run_window`.
 
-    Raises:
-      ValueError: if `window` or `block` is below 1.
+    Returns:
+      The new states, each layer's verdicts, and the common decisions.
     """
-    window, block = check.whole("window", window, 1), check.whole("block", block, 1)
-    count = order.shape[0]
-    size = min(window, count)
-    padded = jnp.pad(order, (0, -count % size), constant_values=-1).reshape(-1, size)
-
-    def one(states, order):
-        found = [
-            run_window(*args, labels, order, params, block=block)
-            for args in zip(specs, states, active, strict=True)
-        ]
-        verdicts = tuple(v for _, v in found)
-        common = vote(jnp.stack([v.decision for v in verdicts]))
-        states = tuple(
-            adapt(s, common, labels[order], params, shown=order >= 0) for s, _ in found
-        )
-        return states, verdicts
-
-    states, verdicts = lax.scan(one, tuple(states), padded)
-    flat = [
-        layer.Verdict(*(x.reshape(-1, *x.shape[2:])[:count] for x in v))
-        for v in verdicts
+    found = [
+        run_window(*args, active, labels, order, params, block=block)
+        for args in zip(specs, states, strict=True)
     ]
-    return states, tuple(flat)
+    verdicts = tuple(v for _, v in found)
+    common = vote(jnp.stack([v.decision for v in verdicts]))
+    adapted = tuple(
+        adapt(s, common, labels[order], params, shown=order >= 0) for s, _ in found
+    )
+    return adapted, verdicts, common

@@ -9,26 +9,15 @@ Axes: C channels (or features), H rows, W columns, F features of the next layer,
 """
 
 import functools
-import math
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jsnn import check
-from jsnn.precision import floating
 
 _MAX_STEPS = 255
-
-
-class Crossing(NamedTuple):
-    """The first feature to cross threshold at each position, which is the one that pointwise inhibition leaves."""
-
-    times: UInt8[Array, "P"]  # T where no feature crosses
-    features: Int[Array, "P"]
-    values: Float[Array, "P"]  # potential at that step
 
 
 def check_num_steps(num_steps: int) -> int:
@@ -159,41 +148,6 @@ def fire_at_last(
     return (potential > jnp.asarray(threshold, flat.dtype)).reshape(-1, *side)
 
 
-def first_crossing(
-    weights: Float[Array, "F C k k"],
-    times: UInt8[Array, "C H W"],
-    threshold: ArrayLike,
-    num_steps: int,
-) -> Crossing:
-    """At each position the first step at which any feature exceeds threshold, and the feature with the largest potential then.
-
-    Potentials never decrease with time as long as no weight is negative, so the step is found by bisection: about log2(T)
-    products in place of T. Among equal potentials the lowest feature wins.
-    """
-    kernel = weights.shape[-1]
-    flat, seen = weights.reshape(weights.shape[0], -1), patches(times, kernel)
-    theta = jnp.asarray(threshold, flat.dtype)
-    positions = seen.shape[1]
-
-    def halve(_, carry):
-        low, high, features, values = carry
-        middle = (low + high) // 2
-        wave = (seen <= middle.astype(jnp.uint8)[None]).astype(flat.dtype)
-        potential = product(flat, wave)
-        best = potential.max(0)
-        crosses = (best > theta) & (low < high)
-        features = jnp.where(crosses, first_argmax(potential, best), features)
-        values = jnp.where(crosses, best, values)
-        low = jnp.where(crosses | (low >= high), low, middle + 1)
-        return low, jnp.where(crosses, middle, high), features, values
-
-    none = jnp.zeros(positions, jnp.int32)
-    start = (none, none + num_steps, none, jnp.zeros(positions, flat.dtype))
-    rounds = math.ceil(math.log2(num_steps + 1))
-    _, steps, features, values = lax.fori_loop(0, rounds, halve, start)
-    return Crossing(steps.astype(jnp.uint8), features, values)
-
-
 def divided(
     number: Int[Array, "*N"], by: int
 ) -> tuple[Int[Array, "*N"], Int[Array, "*N"]]:
@@ -206,15 +160,3 @@ def first_argmax(x: Float[Array, "F P"], best: Float[Array, "P"]) -> Int[Array, 
     """Row of the first maximum of each column, given the maxima: two passes that vectorise, where `argmax` does not."""
     rows = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
     return jnp.where(x == best[None], rows, x.shape[0]).min(0)
-
-
-def dense_crossings(
-    potential: Shaped[Array, "T F H W"], threshold: ArrayLike
-) -> tuple[UInt8[Array, "F H W"], Float[Array, "F H W"]]:
-    """First-spike times of given potentials, and the potential at that step (0 for a silent neuron)."""
-    potential = floating(potential)
-    above = potential > jnp.asarray(threshold, potential.dtype)
-    times = from_dense(lax.cummax(above.astype(jnp.uint8), axis=0))
-    index = jnp.minimum(times, potential.shape[0] - 1).astype(jnp.int32)
-    values = jnp.take_along_axis(potential, index[None], axis=0)[0]
-    return times, jnp.where(times < potential.shape[0], values, 0)

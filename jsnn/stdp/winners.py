@@ -8,12 +8,9 @@ potentials closer than about 0.002 are equal; the comparison here is exact.)
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from jsnn import check
-from jsnn.stdp.waves import Crossing
 
 
 class Winners(NamedTuple):
@@ -37,74 +34,3 @@ def check_competition(num_winners: int, radius: int) -> None:
     """Raises `ValueError` unless there is a winner to find and `radius` is not negative."""
     check.whole("num_winners", num_winners, 1)
     check.whole("radius", radius, 0)
-
-
-def k_winners(
-    times: UInt8[Array, "F H W"],
-    values: Float[Array, "F H W"],
-    *,
-    num_winners: int,
-    radius: int,
-    num_steps: int,
-) -> Winners:
-    """Winners among all neurons of a layer.
-
-    Args:
-      times: first spikes, `num_steps` for a silent neuron.
-      values: potentials at the first spike; above 0 where there is one.
-      num_winners: k, at most so many.
-      radius: positions up to so many rows and columns from a winner are inhibited in all maps; 0 inhibits none.
-      num_steps: T.
-
-    Raises:
-      ValueError: if `num_winners` is below 1 or `radius` negative.
-    """
-    check_competition(num_winners, radius)
-    height, width = times.shape[1:]
-    flat = jnp.arange(times.size, dtype=jnp.int32)
-    crossing = Crossing(times.ravel(), flat // (height * width), values.ravel())
-    place = flat % (height * width)
-    return _greedy(crossing, place, (height, width), num_winners, radius, num_steps)
-
-
-def k_winners_of(
-    crossing: Crossing,
-    size: tuple[int, int],
-    *,
-    num_winners: int,
-    radius: int,
-    num_steps: int,
-) -> Winners:
-    """Winners after pointwise inhibition, which leaves one neuron a position of the `size` = (rows, columns) of a map.
-
-    Raises:
-      ValueError: as `k_winners`.
-    """
-    check_competition(num_winners, radius)
-    place = jnp.arange(crossing.times.size, dtype=jnp.int32)
-    return _greedy(crossing, place, size, num_winners, radius, num_steps)
-
-
-def _greedy(crossing, place, size, num_winners, radius, num_steps) -> Winners:
-    height, width = size
-    rows, columns = place // width, place % width
-    features, values = crossing.features, crossing.values
-    order = features * (height * width) + place
-
-    def find(times, _):
-        earliest = times.min()
-        among = times == earliest
-        best = jnp.where(among, values, -jnp.inf).max()
-        among &= values == best
-        first = jnp.where(among, order, jnp.iinfo(jnp.int32).max).min()
-        feature, at = first // (height * width), first % (height * width)
-        row, column = at // width, at % width
-        out = features == feature
-        if radius:
-            out |= near(rows, row, radius) & near(columns, column, radius)
-        found = earliest < num_steps
-        index = jnp.where(found, jnp.stack([feature, row, column]), -1)
-        winner = Winners(index, earliest, jnp.where(found, best, 0))
-        return jnp.where(out, jnp.asarray(num_steps, jnp.uint8), times), winner
-
-    return lax.scan(find, crossing.times, length=num_winners)[1]

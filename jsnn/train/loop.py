@@ -89,7 +89,8 @@ def fit(
     run: Any = None,
     schedule: Schedule | None = None,
     split: str | None = None,
-    reuse: Callable[[int, TrainState, Any], TrainState | None] | None = None,
+    reuse: Callable[[int, TrainState, Any], tuple[TrainState, Row] | None]
+    | None = None,
     finished: Callable[[int, TrainState], None] | None = None,
     stream: bool | None = None,
     progress: bool = True,
@@ -111,7 +112,8 @@ def fit(
       run: a `jsnn.train.Run`: a folder for rows and checkpoints. None: nothing is written.
       schedule: when to write rows, evaluate and save.
       split: what the held-out samples are called in rows: `validation` or `test`. None: validation if the data set has one.
-      reuse: `(phase, state, data) -> state or None`: the state after a phase that need not be trained again.
+      reuse: `(phase, state, data) -> (state, values) or None`: the state after a phase that need not be trained again, and the values of
+        its only row.
       finished: `(phase, state)`: called after each phase.
       stream: leave training samples on the host and send them to the device window by window; the result is the same to the bit. None: only if they do
         not fit the device's memory, which is said. They may then be memory-mapped (`np.load(path, mmap_mode="r")`).
@@ -126,12 +128,10 @@ def fit(
     if split is None:
         held = isinstance(data, Dataset) and data.validation is not None
         split = "validation" if held else "test"
-    if isinstance(data, Dataset):
-        if trainer.prepare is None:
-            raise ValueError(
-                "`data` is a Dataset, but this trainer does not say what to make of one: pass what its functions take."
-            )
-        data = trainer.prepare(data)
+    if isinstance(data, Dataset) and trainer.prepare is None:
+        raise ValueError(
+            "`data` is a Dataset, but this trainer does not say what to make of one: pass what its functions take."
+        )
     session = _Session(
         trainer, run or Log(), schedule or Schedule(), split, reuse, finished, progress
     )
@@ -168,10 +168,12 @@ class _Session:
     def train(self, data: Any, key: jax.Array, stream: bool | None) -> Fitted:
         """All phases, or those that are left."""
         trainer = self.trainer
-        data = self._placed(data, stream)
         state = self.run.restore(*self._templates(key))
         self.run.rewind(int(state.step))
         self.clock, self.saved = Clock(self.run.rows()), time.monotonic()
+        if isinstance(data, Dataset):
+            data = trainer.prepare(data)
+        data = self._placed(data, stream)
         state = meshes.replicate(state, trainer.mesh)
         last = len(trainer.phases) - 1
         for number, phase in enumerate(trainer.phases):
@@ -233,11 +235,19 @@ class _Session:
         if int(state.phase_step) == 0:
             state = self.fns["begin"](state, data, phase.program)
             taken = self.reuse(number, state, data) if self.reuse else None
-        state = self._train(state, data, phase) if taken is None else taken
-        state = self._close(state, data, number, phase)
-        if self.finished is not None and meshes.is_primary():
-            self.finished(number, state)
-        return state
+        if taken is None:
+            state = self._train(state, data, phase)
+        else:
+            state = self._take(taken[0], taken[1], data, phase)
+        return self._close(state, data, number, phase)
+
+    def _take(self, state, values: Row, data: Any, phase: Phase) -> TrainState:
+        """A phase that was trained elsewhere, as if its last step had just been taken."""
+        pool = self.fns["pool"](state, data, phase.program)
+        per_epoch = int(self.trainer.steps_per_epoch(pool))
+        state = state._replace(phase_step=jnp.int32(phase.epochs * per_epoch))
+        self._log("train", _place(state), pool, per_epoch, values)
+        return meshes.replicate(state, self.trainer.mesh)
 
     def _close(self, state, data, number: int, phase: Phase) -> TrainState:
         """Ends a phase. A last one that has nothing to end stays open, so that a resumed run may be given more epochs."""
@@ -249,6 +259,8 @@ class _Session:
             zero = jnp.zeros((), jnp.int32)
             state = state._replace(phase=state.phase + 1, phase_step=zero)
             state = meshes.replicate(state, trainer.mesh)
+        if self.finished is not None and meshes.is_primary():
+            self.finished(number, state)
         self._save(state)
         return state
 

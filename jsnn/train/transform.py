@@ -229,8 +229,15 @@ def keep_best(trainer: Trainer, *, patience: int | None = None) -> Trainer:
         early = trainer.done(inner(state), per_epoch)
         if patience is None:
             return early
+        looked = jnp.array([p.evaluate == "epochs" for p in trainer.phases])
         waited = state.phase_step // jnp.maximum(per_epoch, 1) - state.own.epoch
-        return early | (waited > patience)
+        return early | (looked[state.phase] & (waited > patience))
+
+    def end(state, data, program):
+        return outer(trainer.end(inner(state), data, program), state.own)
+
+    # Nothing to end: the last phase stays open for more epochs.
+    open_ended = trainer.end is Trainer._field_defaults["end"]
 
     def view(fn):
         return fn and (lambda state, *rest: fn(inner(state), *rest))
@@ -240,7 +247,7 @@ def keep_best(trainer: Trainer, *, patience: int | None = None) -> Trainer:
         begin=begin,
         run=run,
         evaluate=evaluate,
-        end=lambda state, *rest: outer(trainer.end(inner(state), *rest), state.own),
+        end=trainer.end if open_ended else end,
         done=done,
         model=lambda state: state.own.model,
         pool=view(trainer.pool),

@@ -1,9 +1,7 @@
-"""Unsupervised training of one layer: a pass over images as one `lax.scan`, to `jit` and to `vmap` over seeds and rates."""
+"""Unsupervised training of one layer: a pass over images in one program, to `jit` and to `vmap` over seeds and rates."""
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
@@ -77,8 +75,13 @@ def run(
     order: Int[Array, "S"],
     params: STDPParams,
     num_steps: int,
-) -> tuple[STDPState, Winners]:
+    *,
+    length: ArrayLike | None = None,
+) -> STDPState:
     """A pass over images, one after the other.
+
+    Each image clips its winners' weights alone, which is the same to the bit as clipping all: once the first image has clipped all,
+    each lies within its bounds, and only winners' move.
 
     Args:
       spec: the layer.
@@ -87,50 +90,24 @@ def run(
       order: which images to show, in this order; an epoch is a permutation.
       params: from `params`.
       num_steps: T.
-
-    Returns:
-      The new state, and the winners of every image, with a leading axis S.
+      length: show only so many images of `order`; it may be traced.
     """
 
-    count = order.shape[0]
-    winners = Winners(
-        jnp.full((count, spec.num_winners, 3), -1, jnp.int32),
-        jnp.full((count, spec.num_winners), num_steps, jnp.uint8),
-        jnp.zeros((count, spec.num_winners), state.weights.dtype),
-    )
+    def one(i, state):
+        return step(spec, state, inputs[order[i]], params, num_steps, clip="winners")[0]
 
-    def one(i, carry):
-        state, winners = carry
-        state, new = step(
-            spec, state, inputs[order[i]], params, num_steps, clip="winners"
-        )
-        return state, jax.tree.map(lambda all_, x: all_.at[i].set(x), winners, new)
-
-    return over_images(one, (state, winners), count, params.bounds)
-
-
-def over_images(
-    one: Callable[[Array, Any], Any],
-    carry: tuple[STDPState, Any],
-    count: ArrayLike,
-    bounds: Bounds,
-) -> tuple[STDPState, Any]:
-    """`one(i, carry)` for `count` images, where `one` clips the winners' weights alone and every image should clip all.
-
-    The same to the bit: once the first image has clipped all weights, each lies within its bounds, and only winners' move.
-    """
-
-    def stretch(carry, ends):
-        state, rest = lax.fori_loop(ends[0], ends[1], one, carry)
-        clipped = plasticity.clipped(state.weights, bounds)
+    def stretch(state, ends):
+        state = lax.fori_loop(ends[0], ends[1], one, state)
+        clipped = plasticity.clipped(state.weights, params.bounds)
         weights = jnp.where(ends[1] > 0, clipped, state.weights)
-        return (state._replace(weights=weights), rest), None
+        return state._replace(weights=weights), None
 
     # The first image is a stretch of its own, after which all weights are clipped.
-    zero, count = jnp.zeros((), jnp.int32), jnp.asarray(count, jnp.int32)
+    zero = jnp.zeros((), jnp.int32)
+    count = jnp.asarray(len(order) if length is None else length, jnp.int32)
     first = jnp.minimum(count, 1)
     cuts = jnp.stack([jnp.stack([zero, first]), jnp.stack([first, count])])
-    return lax.scan(stretch, carry, cuts)[0]
+    return lax.scan(stretch, state, cuts)[0]
 
 
 def convergence(weights: Float[Array, "F C k k"]) -> Float[Array, ""]:

@@ -1,8 +1,8 @@
 """Deep convolutional networks that learn by STDP and reward-modulated STDP, as declarations: what they are, not how they run.
 
 A network is filters and an encoding, blocks of layers that learn without labels, and a read-out. A newcomer joins `NETWORKS` and needs
-nothing else: `jsnn.models.stdp_network` runs and `jsnn.models.stdp_training` trains whatever is declared here. Figures quoted
-below are for grey images of 28 x 28.
+nothing else: `jsnn.stdp.forward` runs and `jsnn.stdp.trainer` trains whatever is declared here. Figures quoted below are for
+grey images of 28 x 28.
 
 References: mozafari2018, https://doi.org/10.1016/j.patcog.2019.05.015 (learning rule, three layers); kheradpisheh2018,
 https://doi.org/10.1016/j.neunet.2017.12.005; the others come from a program that varied the first.
@@ -265,3 +265,37 @@ def num_weights(network: Network) -> int:
         total += sum(inputs * spec.features * spec.kernel**2 for spec in branches)
         inputs = sum(spec.features for spec in branches)
     return total
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One layer that learns by itself, or, last, the decision."""
+
+    name: str
+    block: int
+    branch: int
+
+
+def names(network: Network) -> list[list[str]]:
+    """Names of all layers, listed as `stages`: `layer 1`, and of layers side by side `layer 3a`, `layer 3b`."""
+    return [
+        [f"layer {n}" + ("abcdefgh"[i] if len(s) > 1 else "") for i in range(len(s))]
+        for n, s in enumerate(stages(network), 1)
+    ]
+
+
+def parts(network: Network) -> list[Part]:
+    """What is trained one after another."""
+    found = [
+        Part(name, block, branch)
+        for block, of_block in enumerate(names(network)[: len(network.blocks)])
+        for branch, name in enumerate(of_block)
+    ]
+    if network.decision:
+        found.append(Part("decision", len(network.blocks), 0))
+    return found
+
+
+def input_block(network: Network, part: Part) -> int:
+    """The block whose input a part learns from; in front of R-STDP that changes the last block too, it is that block's."""
+    return part.block - (part.block == len(network.blocks) and bool(network.modulated))

@@ -1,4 +1,4 @@
-"""Runs the networks declared in `jsnn.models.stdp`: from images to decisions, block by block, and features drawn in the image.
+"""Runs the networks declared in `jsnn.stdp.networks`: from images to decisions, block by block, and features drawn in the image.
 
 A block's input is kept for all images, pooled but not padded, the smallest form that holds everything: first-spike times as bytes, T for
 never; in front of a decision or a support vector machine, where only the last step counts, whether a neuron has fired.
@@ -8,7 +8,7 @@ Axes: N images, C input features, F features, L layers side by side, G classes (
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +16,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from jsnn import receptive_fields
-from jsnn.models.stdp import Block, Network, stages
 from jsnn.stdp import encode, inhibition, layer, waves
 from jsnn.stdp.layer import Decision
+from jsnn.stdp.networks import Block, Network, names, stages
+from jsnn.train.trainer import Prediction
 
 Weights = tuple[Float[Array, "_ _ _ _"], ...]  # of one block, each [F, C, k, k]
 _BATCH = 250  # images a call: bounds memory, and what filling up the last one costs
-
-
-class Decided(NamedTuple):
-    """What a network decides: a class, or −1 if no potential is above zero."""
-
-    prediction: Int[Array | np.ndarray, "N"]
-    scores: Float[Array | np.ndarray, "N G"]
 
 
 def init(key: Array, network: Network) -> tuple[Weights, ...]:
@@ -86,27 +80,21 @@ def in_batches(run: Callable[[Any], Any], images: Any) -> Any:
 
 
 def spike_times(network: Network, images: np.ndarray) -> UInt8[np.ndarray, "N C H W"]:
-    """The first block's input from images `[N, H, W, channels]` on the scale of bytes: filters, encoding, pooling."""
+    """The first block's input from images `[N, H, W]` or `[N, H, W, channels]` on the scale of bytes: filters, encoding, pooling."""
     return in_batches(lambda x: encoded(network, x), images)
 
 
 def encoded(
-    network: Network, images: Shaped[Array, "N H W K"]
+    network: Network, images: Shaped[Array, "N H W *K"]
 ) -> UInt8[Array, "N C H2 W2"]:
     """As `spike_times`, pure."""
     frontend, first = network.frontend(), stages(network)[0][0]
-    grey = images[..., 0] if images.shape[-1] == 1 else jnp.moveaxis(images, -1, 1)
-    times = encode.spike_times(grey, frontend)
+    if images.ndim == 4 and images.shape[-1] > 1:
+        images = jnp.moveaxis(images, -1, 1)
+    elif images.ndim == 4:
+        images = images[..., 0]
+    times = encode.spike_times(images, frontend)
     return layer.pooled(first, times, frontend.num_steps)
-
-
-def inhibited(
-    block: Block, inputs: UInt8[np.ndarray, "N C H W"], num_steps: int
-) -> UInt8[np.ndarray, "N C H W"]:
-    """A block's input as its training sees it: of each position's spikes only the first, if the block says so."""
-    if not block.inhibited:
-        return inputs
-    return in_batches(lambda x: first_spikes(x, num_steps), inputs)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -156,20 +144,10 @@ def fire_at_last(
     return out | active[np.arange(len(out)) % len(active)]
 
 
-def respond(
-    network: Network,
-    number: int,
-    weights: Weights,
-    inputs: UInt8[np.ndarray, "N C H W"],
-) -> Shaped[np.ndarray, "N F H2 W2"]:
-    """The input of what stands above block `number`, for many images: times, or in front of a read-out whether neurons have fired."""
-    return in_batches(lambda x: _respond(network, number, weights, x), inputs)
-
-
 def responses(
     network: Network, number: int, weights: Weights, inputs: UInt8[Array, "N C H W"]
 ) -> Shaped[Array, "N F H2 W2"]:
-    """As `respond`, pure: within a program, where the network's thresholds may be traced."""
+    """The input of what stands above block `number`, for many images: times, or in front of a read-out whether neurons have fired."""
     block, num_steps = network.blocks[number], network.frontend().num_steps
     last = number + 1 == len(network.blocks)
 
@@ -188,7 +166,31 @@ def responses(
     return jax.lax.map(one, inputs)
 
 
-_respond = jax.jit(responses, static_argnums=(0, 1))
+def through(
+    network: Network, weights: Sequence[Weights], times: UInt8[Array, "N C H W"]
+) -> Bool[Array, "N F H2 W2"]:
+    """What all blocks make of the first one's input: the input of the read-out."""
+    for number in range(len(network.blocks)):
+        times = responses(network, number, weights[number], times)
+    return times
+
+
+def spike_maps(
+    network: Network, weights: Sequence[Weights], image: np.ndarray
+) -> dict[str, UInt8[np.ndarray, "_ _ _"]]:
+    """First-spike times for one image of the filters, and of every layer with a threshold before pooling, by name."""
+    num_steps = network.frontend().num_steps
+    times = jnp.asarray(spike_times(network, image[None])[0])
+    found = {"filters": np.asarray(times)}
+    blocks = zip(network.blocks, weights, names(network), strict=False)
+    for number, (block, of_block, of_names) in enumerate(blocks):
+        for spec, w, name in zip(block.branches, of_block, of_names, strict=True):
+            found[name] = np.asarray(layer.fire(spec, w, times, num_steps))
+        if number + 1 < len(network.blocks):
+            above = network.blocks[number + 1].branches[0]
+            fired = fire(block, of_block, times, num_steps)
+            times = layer.pooled(above, fired, num_steps)
+    return found
 
 
 def majority(votes: Int[Array, "L *N"]) -> Int[Array, "*N"]:
@@ -201,17 +203,9 @@ def majority(votes: Int[Array, "L *N"]) -> Int[Array, "*N"]:
 
 
 def decide(
-    specs: tuple[Decision, ...], weights: Weights, active: Bool[np.ndarray, "N C H W"]
-) -> Decided:
-    """Decisions on many images."""
-    return in_batches(lambda x: decisions(specs, weights, x), active)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def decisions(
     specs: tuple[Decision, ...], weights: Weights, active: Bool[Array, "N C H W"]
-) -> Decided:
-    """As `decide`, pure.
+) -> Prediction:
+    """Decisions on many images: a class, or −1 if no potential is above zero.
 
     The score of a class is its largest potential over that of all classes, averaged over layers.
     """
@@ -220,7 +214,7 @@ def decisions(
         verdict, rated = layer.rate_all(spec, w, active)
         votes.append(verdict.decision)
         scores.append(rated / jnp.maximum(rated.max(-1, keepdims=True), 1e-9))
-    return Decided(majority(jnp.stack(votes)), jnp.stack(scores).mean(0))
+    return Prediction(majority(jnp.stack(votes)), jnp.stack(scores).mean(0))
 
 
 def _excess(
