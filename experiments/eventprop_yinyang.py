@@ -74,7 +74,7 @@ class Config(cli.Devices):
     alpha: float = 0.003
     """Weight of the term that asks the right neuron to be early."""
     tau_early: float = 6.4
-    """Its time scale."""
+    """Time scale of the term that asks the right output to come early (`alpha`), in ms."""
     lift: float = 0.0
     """Heuristic: added at each step to all weights of hidden neurons that no point of the batch woke, for they have no gradient; 0 for none."""
     max_spikes: int = 3

@@ -48,7 +48,7 @@ def ask(
     """The teacher's logits; zeros, at no cost, in the first task. `logits` are the student's, for their shape."""
 
     def answer() -> Array:
-        # All columns open now: those opened since are nobody's business, and every loss here leaves them out.
+        # All columns open now. No loss here reads those that were opened after the teacher was kept.
         return evaluate(network, teacher.model, inputs, scope.num_open).logits
 
     silent = jnp.zeros(logits.shape, logits.dtype)

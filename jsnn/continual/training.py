@@ -2,7 +2,7 @@
 
 A `Learner` says what learns and how. The functions here take one, and the state of a training; `jsnn.continual.trainer` makes a `Trainer` of
 them. Where in the stream we are is an argument, every task's samples are padded to the same number, and how many steps are taken is traced.
-`later` is static everywhere: whether this is not the first task.
+`later` is static everywhere: False in the first task, True in all others.
 
 Axes: N samples of a task, padded; P samples of a pool, from which batches are drawn; B batch; E test samples of a task, padded;
 C columns of the head.

@@ -87,7 +87,7 @@ def membranes(params: LIFParams, drive: Drive, *, dt: float) -> Float[Array, "T 
 
 
 def adjoints(gradient: Drive) -> tuple[Array, Array]:
-    r"""$\lambda_V, \lambda_I$ at every step from a gradient with respect to the drive, without the factor tau_syn; $\lambda_V$ of step 0 is NaN, since nobody reads it."""
+    r"""$\lambda_V, \lambda_I$ at every step from a gradient with respect to the drive, without the factor tau_syn; $\lambda_V$ of step 0 is NaN, since it is not used."""
     lambda_i = -gradient.mass
     lambda_v = gradient.time[:-1] + lambda_i[1:]
     return jnp.concatenate([jnp.full_like(lambda_i[:1], jnp.nan), lambda_v]), lambda_i

@@ -269,7 +269,7 @@ def lif_gradient(
 
 
 def param_gradient(params: Any, gradient: Any | None) -> Any:
-    """Sums a per-neuron gradient `[B, *N]` to the shape in which each parameter was given. None stays None: nobody asked."""
+    """Sums a per-neuron gradient `[B, *N]` to the shape in which each parameter was given. None stays None: that gradient was not asked for."""
     if gradient is None:
         return None
 
@@ -287,7 +287,7 @@ class _Residuals(NamedTuple):
     """What the forward pass leaves for the backward pass.
 
     `trace` holds V and I before each step if a time constant is differentiated. `wants_params` and `wants_time` are `()` for yes and
-    None for no: structure, not data, so that the backward pass leaves out what nobody reads.
+    None for no: structure, not data, so that the backward pass does not compute what is not used.
     """
 
     params: Any

@@ -94,7 +94,7 @@ def chain(*layers: Layer) -> Network:
         new, fired = [], []
         for layer, w, p, s in zip(layers, weights, physics, states, strict=True):
             s, y = layer.apply(w, p, s, x)
-            # A layer of neurons is known by what it turns into what.
+            # A layer of neurons turns a drive into spikes; no other layer does.
             if isinstance(y, TimedSpikes) and not isinstance(x, TimedSpikes):
                 fired.append(y)
             new.append(s)

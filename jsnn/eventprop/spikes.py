@@ -42,7 +42,7 @@ class TimedSpikes(_NoArray):
 
     Attributes:
       values: 1 where there is a spike, `[T, B, *N]`; after a pooling, its mass. Cotangent: dL/dt of the spike.
-      lead: how long before its grid point the membrane crossed threshold, in [0, dt), `[T, B, *N]`; None where nobody asked.
+      lead: how long before its grid point the membrane crossed threshold, in [0, dt), `[T, B, *N]`; None where it was not asked for.
     """
 
     values: Float[Array, "T B *N"]
