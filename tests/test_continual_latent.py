@@ -29,9 +29,8 @@ def latent_network(kind, **flags):
         data="cifar10" if kind == "cnn" else "digits",
         network=kind,
         method="latent-er",
-        width=4,
-        hidden=(12, 9),
         timesteps=3,
+        **({"hidden": (12, 9)} if kind == "mlp" else {"width": 4}),
         **flags,
     ).resolved()
     build = cil_cifar10.make_build(cfg, IMAGES[kind])

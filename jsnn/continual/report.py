@@ -182,7 +182,7 @@ def hits(
 ) -> tuple[Int[Array, "S"], Int[Array, "S"]]:
     """How many samples of each task are right, class-IL and task-IL, `[S]`; -1 where a task was not looked at. Pure."""
     counts = jnp.asarray([len(getattr(task, split)) for task in stream.tasks])
-    valid = jnp.arange(found.labels.shape[-1]) < counts[:, None]
+    valid = jnp.arange(found.labels.shape[-1])[None] < counts[:, None]
 
     def right(guess):
         number = ((guess == found.labels) & valid).sum(-1, dtype=jnp.int32)
