@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+import jsnn
 from jsnn.eventprop import (
     Drive,
     LIFParams,
@@ -337,3 +338,43 @@ def test_traces_for_plots():
         atol=1e-5,
     )
     assert float(jnp.abs(adjoint.v).max()) > 1e-3
+
+
+def test_a_dense_network_is_the_chain_that_it_stands_for(key):
+    """With the encoder, loss and read-out of the same grid."""
+    inputs = jax.random.uniform(key, (5, 6))
+    labels = jnp.arange(5) % 3
+    layers = (
+        network.dense(6, 4),
+        network.lif(dt=0.5),
+        network.dense(4, 3),
+        network.leaky(dt=0.5),
+    )
+    own = jsnn.classifier(
+        jsnn.network(network.chain(*layers)),
+        encode=jsnn.eventprop.latency.encoder(t_max=16.0, T=20.0, dt=0.5),
+        loss=jsnn.eventprop.losses.ce_max_voltage,
+        read_out=jsnn.eventprop.losses.max_voltage,
+    )
+    ready = jsnn.classifier(jsnn.eventprop.dense_network(6, 4, 3, dt=0.5, T=20.0))
+    model = ready.init(key)
+    jax.tree.map(np.testing.assert_array_equal, model, own.init(key))
+    for task in (ready, own):
+        assert task.outputs(model, inputs).shape == (40, 5, 3)
+    loss, grad = jax.value_and_grad(lambda m: ready.loss(m, key, inputs, labels)[0])(
+        model
+    )
+    other, expected = jax.value_and_grad(lambda m: own.loss(m, key, inputs, labels)[0])(
+        model
+    )
+    assert loss == other
+    jax.tree.map(np.testing.assert_array_equal, grad, expected)
+    said = ready.prediction(ready.outputs(model, inputs))
+    np.testing.assert_array_equal(
+        said.scores, jsnn.eventprop.losses.max_voltage(ready.outputs(model, inputs))
+    )
+
+
+def test_a_dense_network_needs_inputs_and_classes():
+    with pytest.raises(ValueError, match=r"`sizes` must name inputs and classes"):
+        jsnn.eventprop.dense_network(64)

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -64,3 +65,13 @@ def test_importing_loads_nothing_heavy():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_paths_that_a_page_names_are_there(page):
+    text = (ROOT / page).read_text()
+    pattern = r"[`(]((?:jsnn|docs|tests|examples|experiments|benchmarks)/[\w/.]*)"
+    paths = set(re.findall(pattern, text))
+    assert len(paths) > 10
+    missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
+    assert not missing
