@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 
 from benchmarks import cil_steps, rows
-from benchmarks.cil_steps import Arrays, Program, Step
+from benchmarks.cil_steps import Arrays, Name, Step
 from jsnn import data
 
 COLUMNS = (
@@ -44,13 +44,13 @@ COLUMNS = (
 class Config:
     """The class-incremental reference's first steps, and what they lead to."""
 
-    program: Program = "jsnn"
+    program: Name = "jsnn"
     """What trains."""
     seeds: tuple[int, ...] = (0,)
     """Of the initial weights, and of the order."""
-    weights: Program | None = None
+    weights: Name | None = None
     """Whose initial weights; the program's own if omitted."""
-    order: Program | None = None
+    order: Name | None = None
     """Whose order of samples; the program's own if omitted."""
     order_seed: int | None = None
     """Seed of the order, if not that of the weights."""
@@ -133,7 +133,7 @@ def run(cfg: Config, seed: int, images: np.ndarray, labels: np.ndarray) -> dict:
     """One seed's row."""
     python, reference = cfg.peer_python, cfg.reference
 
-    def begin(program: Program, seed: int) -> Arrays:
+    def begin(program: Name, seed: int) -> Arrays:
         if program == "jsnn":
             return cil_steps.start_jsnn(reference, seed, len(labels))
         return cil_steps.start_pytorch(reference, seed, len(labels), python)

@@ -11,7 +11,7 @@ import json
 import pathlib
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -30,7 +30,7 @@ from jsnn.unroll import steps_in_cache
 _PEER = pathlib.Path(__file__).parent / "peers" / "torch_fates.py"
 _STATISTICS = cil_cifar10.STATISTICS["cifar10"]
 _CAPACITY = 10  # columns of this library's head, of which the first task opens two
-Program = Literal["jsnn", "pytorch"]
+Name = Literal["jsnn", "pytorch"]
 Arrays = dict[str, np.ndarray]
 
 
@@ -78,33 +78,21 @@ def _build(channels: tuple[int, int, int], key) -> layers.Sequence:
     return layers.Sequence(features, columns, lif())
 
 
-def _untrained(reference: Reference, seed: int) -> tuple[layers.Sequence, Any]:
-    """The network that `experiments.cil_cifar10 --recipe reference` begins with, and the key of its draws."""
-    key_init, key_run = jax.random.split(jax.random.key(seed))
+class Program(NamedTuple):
+    """This library's: `fresh(seed)` gives model and key of the draws, `step(model, opt_state, x, y)` trains."""
+
+    graphdef: Any
+    fresh: Callable[[int], tuple[layers.Model, jax.Array]]
+    init: Callable[[Any], Any]
+    step: Callable[..., Any]
+
+
+@functools.cache
+def program(reference: Reference) -> Program:
+    """The reference as `experiments.cil_cifar10 --recipe reference` begins and trains it; compiled once."""
     build = functools.partial(_build, reference.channels)
-    graphdef, _ = layers.split(nnx.eval_shape(lambda: build(key_init)))
-    model = jax.jit(lambda key: layers.split(build(key))[1])(key_init)
-    return layers.merge(graphdef, model), key_run
-
-
-def start_jsnn(reference: Reference, seed: int, num_samples: int) -> Arrays:
-    """What this library's run of that seed begins with."""
-    module, key = _untrained(reference, seed)
-    for number in (0, 0, 0):  # shuffles, first task, first epoch: as in `training`
-        key = jax.random.fold_in(key, number)
-    order = jnp.argsort(jax.random.uniform(key, (num_samples,)))
-    found = cil_worker.arrays_of(module) | {"order": np.asarray(order)}
-    return found | {k: v[..., :2] for k, v in found.items() if k.startswith("fc")}
-
-
-def train_jsnn(reference: Reference, start: Arrays, images, labels) -> Iterator[Step]:
-    """One pass over the images (bytes, `[N, H, W, C]`), a batch a step."""
-    module, _ = _untrained(reference, 0)
-    for name, layer in cil_worker.weighted(module).items():
-        for part in ("weight", "bias"):
-            value, new = getattr(layer, part), start[f"{name}.{part}"]
-            value[...] = value[...].at[..., : new.shape[-1]].set(new)
-    graphdef, model = layers.split(module)
+    shapes = nnx.eval_shape(lambda: build(jax.random.key(0)))
+    graphdef, model = layers.split(shapes)
     is_column = head.column_tree(graphdef, model)
     network = spiking.make_network(
         graphdef,
@@ -113,6 +101,11 @@ def train_jsnn(reference: Reference, start: Arrays, images, labels) -> Iterator[
         read_out="rate",
     )
     optimizer = head.growing(optax.adam(reference.learning_rate), is_column)
+    draw = jax.jit(lambda key: layers.split(build(key))[1])
+
+    def fresh(seed):
+        key_init, key_run = jax.random.split(jax.random.key(seed))
+        return draw(key_init), key_run
 
     @jax.jit
     def step(model, opt_state, x, y):
@@ -131,10 +124,34 @@ def train_jsnn(reference: Reference, start: Arrays, images, labels) -> Iterator[
         params = optax.apply_updates(model.params, updates)
         return layers.Model(params, output.rest), opt_state, loss, output.logits[:, :2]
 
-    opt_state, size = optimizer.init(model.params), reference.batch_size
+    return Program(graphdef, fresh, optimizer.init, step)
+
+
+def start_jsnn(reference: Reference, seed: int, num_samples: int) -> Arrays:
+    """What this library's run of that seed begins with."""
+    own = program(reference)
+    model, key = own.fresh(seed)
+    for number in (0, 0, 0):  # shuffles, first task, first epoch: as in `training`
+        key = jax.random.fold_in(key, number)
+    order = jnp.argsort(jax.random.uniform(key, (num_samples,)))
+    found = cil_worker.arrays_of(layers.merge(own.graphdef, model))
+    found |= {"order": np.asarray(order)}
+    return found | {k: v[..., :2] for k, v in found.items() if k.startswith("fc")}
+
+
+def train_jsnn(reference: Reference, start: Arrays, images, labels) -> Iterator[Step]:
+    """One pass over the images (bytes, `[N, H, W, C]`), a batch a step."""
+    own = program(reference)
+    module = layers.merge(own.graphdef, own.fresh(0)[0])
+    for name, layer in cil_worker.weighted(module).items():
+        for part in ("weight", "bias"):
+            value, new = getattr(layer, part), start[f"{name}.{part}"]
+            value[...] = value[...].at[..., : new.shape[-1]].set(new)
+    model = layers.split(module)[1]
+    opt_state, size = own.init(model.params), reference.batch_size
     for at in range(0, len(labels), size):
         x, y = images[at : at + size], labels[at : at + size]
-        model, opt_state, loss, rates = step(model, opt_state, x, y)
+        model, opt_state, loss, rates = own.step(model, opt_state, x, y)
         yield Step(float(loss), np.asarray(rates))
 
 

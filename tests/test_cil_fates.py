@@ -15,7 +15,7 @@ from jsnn import data
 from jsnn.continual import samples as samples_of
 from jsnn.continual import stream
 
-REFERENCE = cil_steps.Reference(channels=(4, 8, 16), timesteps=10, batch_size=4)
+REFERENCE = cil_steps.Reference(channels=(2, 4, 8), timesteps=10, batch_size=4)
 
 
 def samples(count=12):
@@ -34,7 +34,7 @@ def test_steps_are_those_of_the_library():
     images, labels = samples()
     steps = train(cil_steps.start_jsnn(REFERENCE, 5, 12), images, labels)
     cfg = cil_cifar10.Config(
-        pathlib.Path(), recipe="reference", width=4, batch_size=4, seed=5
+        pathlib.Path(), recipe="reference", width=2, batch_size=4, seed=5
     )
     learner = cil_cifar10.make_learner(cfg, images[0])
     none = np.zeros(0, int)
