@@ -85,9 +85,9 @@ class Config:
 
 
 def fate(accuracy: float, other: float) -> str:
-    """`learns`; `chance`: would be right had ties gone to class 1; `open`: neither yet."""
+    """`learns`; `chance`: it would learn if ties went to class 1; `stuck`: not under either rule."""
     if max(accuracy, other) < 0.6:
-        return "open"
+        return "stuck"
     return "learns" if accuracy >= other else "chance"
 
 

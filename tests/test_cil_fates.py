@@ -74,7 +74,7 @@ def test_fate_is_told_by_the_rule_for_ties():
     for step, fate, accuracy, other in (
         (silent_when_0, "learns", 1.0, 0.5),
         (always_on, "chance", 0.5, 1.0),
-        (silent, "open", 0.5, 0.5),
+        (silent, "stuck", 0.5, 0.5),
     ):
         row = cil_fates.describe([step], labels, 1)
         assert (row["fate"], row["accuracy"]) == (fate, accuracy)
