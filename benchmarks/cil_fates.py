@@ -86,9 +86,9 @@ class Config:
 
 def fate(accuracy: float, other: float) -> str:
     """`learns`; `chance`: it would learn if ties went to class 1; `stuck`: not under either rule."""
-    if max(accuracy, other) < 0.6:
-        return "stuck"
-    return "learns" if accuracy >= other else "chance"
+    if accuracy >= 0.6:
+        return "learns"
+    return "chance" if other >= 0.6 else "stuck"
 
 
 def describe(steps: list[Step], labels: np.ndarray, last: int) -> dict[str, Any]:

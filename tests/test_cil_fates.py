@@ -71,10 +71,12 @@ def test_fate_is_told_by_the_rule_for_ties():
     silent_when_0 = Step(0.5, np.array([[0, 0], [0, 1], [0, 0], [0, 0.7]]))
     always_on = Step(0.5, np.array([[1, 0.2], [1, 1], [1, 0], [1, 1]]))
     silent = Step(0.7, np.zeros((4, 2)))
+    no_ties = Step(0.3, np.array([[1, 0.2], [0, 1], [1, 0], [0.2, 1]]))
     for step, fate, accuracy, other in (
         (silent_when_0, "learns", 1.0, 0.5),
         (always_on, "chance", 0.5, 1.0),
         (silent, "stuck", 0.5, 0.5),
+        (no_ties, "learns", 1.0, 1.0),
     ):
         row = cil_fates.describe([step], labels, 1)
         assert (row["fate"], row["accuracy"]) == (fate, accuracy)
