@@ -41,9 +41,7 @@ class Reference(NamedTuple):
     timesteps: int = 10
     batch_size: int = 64
     learning_rate: float = 1e-3
-    channels_last: bool = (
-        False  # PyTorch's other memory layout, with sums in other orders
-    )
+    channels_last: bool = False  # PyTorch's other memory layout: other orders of sums
 
 
 class Step(NamedTuple):
