@@ -91,4 +91,5 @@ def test_learns_and_predicts_the_same_once_loaded(program, tmp_path):
 def test_the_readme_shows_the_first_program():
     shown = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert shown
-    assert shown[1].strip() == (ROOT / "examples/surrogate.py").read_text().strip()
+    program = (ROOT / "examples/surrogate.py").read_text()
+    assert shown[1].strip() == program.replace("  # fmt: skip", "").strip()
