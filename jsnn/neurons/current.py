@@ -52,6 +52,20 @@ def current_lif(
 
     `alpha = decay(dt, tau_syn)`, `beta = decay(dt, tau_mem)`. With `scale_input` the membrane sees $(1 - \beta)i_t$, the exact
     solution of $\tau_{mem}\dot v = -v + i$ for a current held over the step. The reset leaves the current alone.
+
+    >>> neuron = current_lif(alpha=0.5, beta=0.5, threshold=10.0)
+    >>> state, _ = neuron.step(neuron.params, neuron.init((1, 1)), jnp.ones((1, 1)))
+    >>> state, _ = neuron.step(neuron.params, state, jnp.zeros((1, 1)))
+    >>> state.i.item(), state.v.item()
+    (0.5, 1.0)
+
+    Args:
+      alpha: fraction of the synaptic current kept per step, in [0, 1].
+      beta: fraction of the membrane kept per step, in [0, 1].
+      threshold, reset, delayed_reset, detach_reset, spike_at, scale_input, spike_fn: as in `lif`.
+
+    Returns:
+      A neuron: `init(shape)` gives the state, `step(params, state, current [B, N])` the next state and the spikes `[B, N]`.
     """
     check_decay("alpha", alpha)
     membrane = lif(
@@ -133,6 +147,20 @@ def adaptive_lif(
     This adaptation is that of Bellec et al. 2020 (https://doi.org/10.1038/s41467-020-17236-y), who subtract $\theta$ alone. With `scale_adaptation`
     it is that of Bellec et al. 2018 (https://arxiv.org/abs/1803.09574), who subtract $\theta_t$: $a_t = \rho a_{t-1} + (1 - \rho) s_{t-1}$, so that
     one spike lifts the threshold by $(1 - \rho) c$; their membrane has `scale_input`.
+
+    >>> neuron = adaptive_lif(rho=0.5)
+    >>> state, spikes = neuron.step(neuron.params, neuron.init((1, 1)), jnp.full((1, 1), 1.5))
+    >>> spikes.item(), state.a.item()
+    (1.0, 1.0)
+
+    Args:
+      rho: $\rho$, fraction of the adaptation kept per step, in [0, 1].
+      strength: $c$, how far one unit of adaptation lifts the threshold.
+      scale_adaptation: a spike adds $1 - \rho$ to the adaptation instead of 1.
+      beta, threshold, reset, detach_reset, spike_at, scale_input, spike_fn: as in `lif`.
+
+    Returns:
+      A neuron: `init(shape)` gives the state, `step(params, state, current [B, N])` the next state and the spikes `[B, N]`.
     """
     check.choice("reset", reset, get_args(Reset))
     check.choice("spike_at", spike_at, get_args(SpikeAt))

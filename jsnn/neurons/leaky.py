@@ -18,7 +18,20 @@ class LeakyIntegratorParams(NamedTuple):
 
 
 def leaky_integrator(*, beta: ArrayLike = 0.9, scale_input: bool = False) -> Neuron:
-    r"""Read-out without spikes: $v_t = \beta v_{t-1} + x_t$; the output is the membrane itself."""
+    r"""Neuron without spikes, $v_t = \beta v_{t-1} + x_t$. Its output is the membrane itself.
+
+    >>> neuron = leaky_integrator(beta=0.5)
+    >>> state, v = neuron.step(neuron.params, neuron.init((1, 1)), jnp.ones((1, 1)))
+    >>> neuron.step(neuron.params, state, jnp.ones((1, 1)))[1].item()
+    1.5
+
+    Args:
+      beta: fraction of the membrane kept per step, in [0, 1]; see `decay`.
+      scale_input: the input enters with gain $1 - \beta$.
+
+    Returns:
+      A neuron: `init(shape)` gives the state, `step(params, state, current [B, N])` the next state and the membranes `[B, N]`.
+    """
     check_decay("beta", beta)
 
     def init(shape: tuple[int, ...], dtype=jnp.float32) -> LIFState:
@@ -50,7 +63,19 @@ class RecurrentState(NamedTuple):
 
 
 def recurrent(neuron: Neuron, weight: Float[Array, "N N"]) -> Neuron:
-    r"""The same neuron, fed its own layer's output of the step before: $x_t + s_{t-1}W$."""
+    r"""The same neuron, with the spikes of its own layer one step ago as further input: $x_t + s_{t-1}W$.
+
+    >>> neuron = recurrent(leaky_integrator(beta=0.5), jnp.eye(2))
+    >>> neuron.init((3, 2)).spikes.shape
+    (3, 2)
+
+    Args:
+      neuron: any neuron of this room.
+      weight: $W$, `[N, N]`, from row to column.
+
+    Returns:
+      A neuron whose parameters and state hold those of the inner one.
+    """
 
     def init(shape: tuple[int, ...], dtype=jnp.float32) -> RecurrentState:
         return RecurrentState(neuron.init(shape, dtype), jnp.zeros(shape, dtype))

@@ -50,8 +50,20 @@ def lif(
     (or $0$). With a delayed one, $r_t = H(v_{t-1} - \theta)$, $v_t = \beta v_{t-1} + x_t - \theta r_t$ (or
     $\beta(1 - r_t)v_{t-1} + x_t$), $s_t = H(v_t - \theta)$: the spike of a step lowers the membrane of the next.
 
-    `spike_fn` is a surrogate, its name, or any function `u -> spikes` of $u = v - \theta$; `fast_sigmoid(25)` if omitted. Gradients
-    flow through time along $\beta$, and through the reset unless `detach_reset`.
+    Gradients flow through time along $\beta$, and through the reset unless `detach_reset`.
+
+    Args:
+      beta: fraction of the membrane kept per step, in [0, 1]; see `decay`.
+      threshold: $\theta$, positive.
+      reset: `"subtract"` lowers the membrane by $\theta$, `"zero"` sets it to 0, `"none"` leaves it.
+      delayed_reset: reset one step after the spike.
+      detach_reset: no gradient through the reset.
+      spike_at: `">"` or `">="` threshold.
+      scale_input: the input enters with gain $1 - \beta$.
+      spike_fn: a surrogate, its name, or any function `u -> spikes` of $u = v - \theta$; `fast_sigmoid(25)` if None.
+
+    Returns:
+      A neuron: `init(shape)` gives the state, `step(params, state, current [B, N])` the next state and the spikes `[B, N]`.
 
     Raises:
       ValueError: if a choice is unknown, `beta` lies outside [0, 1] or `threshold` is not positive.
@@ -118,7 +130,14 @@ def integrate_and_fire(
     spike_at: SpikeAt = ">",
     spike_fn: SpikeFn | str | None = None,
 ) -> Neuron:
-    r"""Integrate-and-fire neuron without leak: `lif` with $\beta = 1$."""
+    r"""Integrate-and-fire neuron without leak: `lif` with $\beta = 1$, and with the same arguments.
+
+    >>> neuron = integrate_and_fire(threshold=2.0)
+    >>> state, spikes = neuron.step(neuron.params, neuron.init((1, 1)), jnp.full((1, 1), 1.5))
+    >>> state, spikes = neuron.step(neuron.params, state, jnp.full((1, 1), 1.5))
+    >>> spikes.item(), state.v.item()  # 3 exceeds the threshold, which is subtracted
+    (1.0, 1.0)
+    """
     return lif(
         beta=1.0,
         threshold=threshold,
