@@ -217,6 +217,16 @@ STDP = Rules(
     (
         _DATA,
         Needs("flips", lambda c: c.augment, "--augment"),
+        Needs(
+            "seeds",
+            lambda c: c.seeds == 1,
+            "a rule whose seeds share their data, where each of these would keep outputs of every layer: use `experiments.sweep --seeds`",
+        ),
+        Needs(
+            "mesh",
+            lambda c: False,
+            "batches to cut over devices, where images are learnt from one after another",
+        ),
         Needs("patience", _rewarded, "a --model that learns by reward"),
         Needs(
             "patience",
@@ -225,6 +235,7 @@ STDP = Rules(
         ),
     ),
     before=lambda c: {
+        "seeds": 1,
         "doubling": 500,
         **dict.fromkeys(f"threshold_{n}" for n in range(1, 5)),
         **dict.fromkeys(("ltp", "ltd")),

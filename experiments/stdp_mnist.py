@@ -41,6 +41,10 @@ class Config:
     """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
     seed: int = 0
     """Decides initial weights, the order of images, and which are held out or left out."""
+    seeds: int = 1
+    """1: each seed would keep its own outputs of every layer. `experiments.sweep --seeds` trains several."""
+    mesh: str | None = None
+    """Not for this script: images are learnt from one after another, so there is no batch to cut over devices."""
     ratio: float = 1.0
     """Share of the training images used; with --augment of the changed copies, 0 < ratio <= 1. The test set is always whole."""
     augment: bool = False
@@ -155,8 +159,7 @@ SWEPT = tuple(
 )
 THRESHOLDS = tuple(name for name in SWEPT if name.startswith("threshold"))
 REWARDED = tuple(name for name in SWEPT if name.startswith(("reward", "punish")))
-# What else may change between a run and its resumption: neither `patience` nor the epochs of R-STDP change what comes before the end, so a
-# run may be given more.
+# What else may change when a run is resumed: neither these nor the epochs of R-STDP change what comes before its end.
 _FREE = ("patience", "reuse")
 
 
@@ -165,22 +168,6 @@ def enlarge(images: Any) -> jax.Array:
     shape = (len(images), 28, 28, images.shape[-1])
     large = jax.image.resize(jnp.asarray(images, jnp.float32), shape, "bilinear")
     return jnp.round(large).astype(jnp.uint8)
-
-
-def changed_copy(key: jax.Array, images: np.ndarray, *, flips: bool) -> np.ndarray:
-    """Images turned by up to 30 degrees, and mirrored along either axis with probability 1/2 each if `flips`."""
-    turn = jax.jit(lambda k, x: augment.random_affine(k, x, degrees=30.0))
-    parts = []
-    for number, start in enumerate(range(0, len(images), 1000)):
-        part = jnp.asarray(images[start : start + 1000], jnp.float32)
-        key_turn, key_flip = jax.random.split(jax.random.fold_in(key, number))
-        part = turn(key_turn, part)
-        if flips:
-            mirrored = jax.random.bernoulli(key_flip, 0.5, (2, len(part), 1, 1, 1))
-            part = jnp.where(mirrored[0], part[:, :, ::-1], part)
-            part = jnp.where(mirrored[1], part[:, ::-1], part)
-        parts.append(np.asarray(jnp.round(part), np.uint8))
-    return np.concatenate(parts)
 
 
 def training_set(
@@ -193,7 +180,7 @@ def training_set(
     kept = np.sort(kept[: max(1, round(cfg.ratio * count))])
     if not cfg.augment:
         return images[kept], labels[kept]
-    copy = changed_copy(key_copy, images[kept], flips=cfg.flips)
+    copy = augment.changed_copy(key_copy, images[kept], flips=cfg.flips)
     return np.concatenate([images, copy]), np.concatenate([labels, labels[kept]])
 
 
@@ -344,9 +331,7 @@ def main(cfg: Config) -> dict[str, Any]:
             "test_accuracy": quality["accuracy"],
             "validation_accuracy": float(np.float32(max(looks, default=-1))),
             "silent": int((found.label < 0).sum()),
-            "macro_f1": quality["macro_f1"],
-            "macro_precision": quality["macro_precision"],
-            "macro_recall": quality["macro_recall"],
+            **{k: quality[k] for k in ("macro_f1", "macro_precision", "macro_recall")},
             "roc_auc": metrics.roc_auc(found.scores, labels, absent="skip"),
             "convergence": _convergence(fitted.rows),
             "wall_seconds": fitted.seconds,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
@@ -136,3 +137,19 @@ def by_colour(share: float = 1.0) -> Callable[[Array, Array], Array]:
         return some(key_some, share, change(key_change, images), images)
 
     return change if share == 1 else for_some
+
+
+def changed_copy(key: jax.Array, images: np.ndarray, *, flips: bool) -> np.ndarray:
+    """Images turned by up to 30 degrees, and mirrored along either axis with probability 1/2 each if `flips`."""
+    turn = jax.jit(lambda k, x: random_affine(k, x, degrees=30.0))
+    parts = []
+    for number, start in enumerate(range(0, len(images), 1000)):
+        part = jnp.asarray(images[start : start + 1000], jnp.float32)
+        key_turn, key_flip = jax.random.split(jax.random.fold_in(key, number))
+        part = turn(key_turn, part)
+        if flips:
+            mirrored = jax.random.bernoulli(key_flip, 0.5, (2, len(part), 1, 1, 1))
+            part = jnp.where(mirrored[0], part[:, :, ::-1], part)
+            part = jnp.where(mirrored[1], part[:, ::-1], part)
+        parts.append(np.asarray(jnp.round(part), np.uint8))
+    return np.concatenate(parts)

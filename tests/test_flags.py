@@ -149,6 +149,8 @@ USELESS = {
     ],
     "stdp_mnist": [
         ({"flips": True}, "--flips", "--augment"),
+        ({"seeds": 3}, "--seeds 3", "experiments.sweep --seeds"),
+        ({"mesh": "data=2"}, "--mesh data=2", "one after another"),
         ({"num_validation": 0, "patience": 3}, "--patience 3", "--num-validation"),
         ({"model": "kheradpisheh2018", "patience": 3}, "--patience 3", "reward"),
     ],
