@@ -14,7 +14,7 @@ from jsnn import augment, conv, encode, fused, layers, losses, neurons, norm
 from jsnn.eventprop import latency
 from jsnn.models.csnn import csnn, fast_csnn
 from jsnn.stdp import encode as ranks
-from jsnn.stdp import inhibition, layer, reward, traces
+from jsnn.stdp import inhibition, layer, reward, traces, unsupervised
 from jsnn.unroll import Constant, neuron_block, unroll
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
