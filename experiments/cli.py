@@ -56,6 +56,16 @@ class Devices:
         return meshes.make(num_devices, batch_size=batch_size)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """Flags of scripts that train several seeds in one program; their configs inherit them."""
+
+    seeds: int = 1
+    """Number of seeds, from --seed on, trained in one program; figures are of the first."""
+    seeds_at_once: int = 1
+    """How many of the --seeds are trained side by side (`vmap`), while the others wait in a loop. On a GPU take all; on a CPU 1 is fastest."""
+
+
 # What may change between a run and its resumption: where it reads, writes and computes, and how it shows itself.
 FREE = ("out", "data_dir", "checkpoint_seconds", "resume", "tensorboard", "progress")
 FREE += tuple(field.name for field in dataclasses.fields(Devices))

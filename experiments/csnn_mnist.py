@@ -17,27 +17,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jax.sharding import Mesh
 
-from experiments import cli, flags, rules
+from experiments import cli, common, flags, rules
 from jsnn import (
     activity,
     augment,
     data,
-    driver,
     layers,
     losses,
     metrics,
     neurons,
+    readout,
     report,
-    runs,
     surrogate,
     sweep,
-    training,
 )
 from jsnn import mesh as meshes
+from jsnn.encoders import unit_interval
+from jsnn.model import Network
 from jsnn.models.csnn import csnn, fast_csnn
+from jsnn.train import rebuild, supervised
+from jsnn.train.loop import Schedule
+from jsnn.train.rebuild import Shapes
+from jsnn.train.trainer import Trainer
 from jsnn.unroll import Constant
 
 # What the flags default to. `epochs` and the rest may be set by hand; the summary says what was used.
@@ -60,7 +63,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Devices):
+class Config(cli.Seeds, cli.Devices):
     """Surrogate-gradient training of a convolutional spiking network."""
 
     out: pathlib.Path
@@ -118,6 +121,7 @@ class Config(cli.Devices):
 
     def __post_init__(self):
         flags.check_all(self, rules.CSNN, RECIPES.get(self.recipe, {}))
+        flags.check_seeds(self)
 
     def resolved(self) -> "Config":
         """The same with the recipe's defaults filled in."""
@@ -135,73 +139,63 @@ class Config(cli.Devices):
         return dataclasses.replace(self, **found)
 
 
-def make_task(
-    cfg: Config, image_shape: tuple[int, int, int], num_classes: int
-) -> tuple[training.Task, Any]:
-    """Network, loss and prediction, and the network's static part for whoever wants to look inside."""
+def make_network(cfg: Config, shapes: Shapes) -> Network:
+    """The recipe's network."""
     reference = cfg.recipe == "reference"
     assert cfg.surrogate is not None
-    assert cfg.timesteps is not None
-    num_steps = cfg.timesteps
     spike_fn = surrogate.get(cfg.surrogate, cfg.slope)
     neuron = neurons.lif(
-        beta=cfg.beta, threshold=cfg.threshold, delayed_reset=True, spike_fn=spike_fn
+        beta=cfg.beta,
+        threshold=cfg.threshold,
+        reset="subtract" if reference else "zero",
+        delayed_reset=reference,
+        spike_fn=spike_fn,
     )
-    if not reference:
-        neuron = neurons.lif(
-            beta=cfg.beta, threshold=cfg.threshold, reset="zero", spike_fn=spike_fn
-        )
-    network = csnn if reference else fast_csnn
-    loss_fn = losses.ce_rate if reference else losses.ce_mean_membrane
-
-    def build(key):
-        return network(
-            image_shape,
-            num_classes,
+    make = csnn if reference else fast_csnn
+    network = layers.network(
+        lambda rngs: make(
+            shapes.inputs,
+            shapes.num_classes,
             neuron=neuron,
             block_size=cfg.block_size,
             remat=cfg.remat,
-            rngs=nnx.Rngs(key),
+            rngs=rngs,
         )
+    )
+    if isinstance(cfg.init_scale, float) and cfg.init_scale == 1:
+        return network
 
-    graphdef, _ = layers.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
+    def scale(path, x):
+        return x * cfg.init_scale if path[-1].key == "weight" else x
 
     def init(key):
-        model = layers.split(build(key))[1]
-        if isinstance(cfg.init_scale, float) and cfg.init_scale == 1:
-            return model
-
-        def scale(path, x):
-            return x * cfg.init_scale if path[-1].key == "weight" else x
-
+        model = network.init(key)
         return model._replace(params=jax.tree.map_with_path(scale, model.params))
 
-    def shown(x):
-        return Constant(x.astype(cfg.precision), num_steps)
+    return network._replace(init=init)
 
-    def predicted(outputs):
-        if reference:
-            return metrics.predict_by_count(outputs)
-        return metrics.predict_by_membrane(outputs)
 
-    def loss(model, key, images, labels):
-        x, key_augment = training.unit_interval(images), jax.random.fold_in(key, 1)
-        if cfg.augment:
-            x = augment.random_affine(
-                key_augment, x, degrees=10.0, shift=2.0, scale=0.1, shear=0.1
-            )
-        outputs, rest = layers.apply(graphdef, model, shown(x), key=key, train=True)
-        accuracy = (predicted(outputs) == labels).mean()
-        return loss_fn(outputs, labels).mean(), (rest, accuracy)
+def make_task(cfg: Config, network: Network) -> supervised.Task:
+    """What the recipe makes of the network's output: of spikes their rates, of membranes their means."""
+    num_steps = cfg.timesteps
+    assert num_steps is not None
 
-    def predict(model, images, labels):
-        outputs, _ = layers.apply(
-            graphdef, model, shown(training.unit_interval(images))
+    def shown(inputs, key):
+        return Constant(unit_interval(inputs).astype(cfg.precision), num_steps)
+
+    def changed(key, images):
+        images = unit_interval(images)
+        return augment.random_affine(
+            key, images, degrees=10.0, shift=2.0, scale=0.1, shear=0.1
         )
-        scores = outputs.astype(jnp.float32).mean(0)
-        return loss_fn(outputs, labels), predicted(outputs), scores
 
-    return training.Task(init, loss, predict), graphdef
+    return supervised.classifier(
+        network,
+        encode=shown,
+        loss=losses.ce_rate if cfg.recipe == "reference" else losses.ce_mean_membrane,
+        read_out=readout.mean_membrane,
+        augment=changed if cfg.augment else None,
+    )
 
 
 def make_optimizer(cfg: Config, num_steps: int) -> optax.GradientTransformation:
@@ -216,41 +210,44 @@ def make_optimizer(cfg: Config, num_steps: int) -> optax.GradientTransformation:
     return optax.adam(lambda step: peak * shape(step))
 
 
-def make_trainer(
-    cfg: Config,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    num_train: int,
-    mesh: Mesh | None = None,
-) -> tuple[training.Trainer, Any]:
-    """Pure functions for this configuration, to `jit` or to `vmap` over keys, and the network's static part."""
+def make_trainer(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
+    """The trainer of one seed."""
     cfg = cfg.resolved()
-    task, graphdef = make_task(cfg, image_shape, num_classes)
-    # At least one step for the schedule: `trainer` explains a batch that is larger than the training set.
-    num_steps = max(1, cfg.epochs * (num_train // cfg.batch_size))
-    optimizer = make_optimizer(cfg, num_steps)
-    return training.trainer(
-        task, optimizer, num_train=num_train, batch_size=cfg.batch_size, mesh=mesh
-    ), graphdef
+    common.check_batch(cfg.batch_size, shapes.num_train)
+    num_steps = cfg.epochs * (shapes.num_train // cfg.batch_size)
+    return supervised.supervised(
+        make_task(cfg, make_network(cfg, shapes)),
+        make_optimizer(cfg, num_steps),
+        batch_size=cfg.batch_size,
+        epochs=cfg.epochs,
+        mesh=mesh,
+    )
+
+
+def trainer_for(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
+    """The trainer of a run, of all its seeds."""
+    return common.of_seeds(make_trainer(cfg, shapes, mesh), cfg)
 
 
 # What a sweep may vary within one compiled program.
 SWEPT = ("learning_rate", "beta", "threshold", "init_scale", "slope")
 
 
+def load(cfg: Config, seed: int) -> data.Dataset:
+    """The data set, with the images held out that the seed chooses."""
+    return data.load(
+        cfg.data, data_dir=cfg.data_dir, num_validation=cfg.num_validation, seed=seed
+    )
+
+
 def program(cfg: Config) -> sweep.Program:
     """This experiment for `jsnn.sweep`; with `num_validation` its metrics are of the validation split."""
     cfg = cfg.resolved()
-    dataset = data.load(
-        cfg.data, data_dir=cfg.data_dir, num_validation=cfg.num_validation, seed=0
-    )
-    shapes = dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
-
+    dataset = load(cfg, 0)
+    shapes = rebuild.shapes_of(dataset)
     return sweep.of_trainer(
-        lambda values: make_trainer(sweep.with_values(cfg, values), *shapes)[0],
-        dataset.train,
-        dataset.validation or dataset.test,
-        num_epochs=cfg.epochs,
+        lambda values: make_trainer(sweep.with_values(cfg, values), shapes),
+        supervised.prepare(dataset),
         split="test" if dataset.validation is None else "validation",
     )
 
@@ -260,7 +257,7 @@ def _spending(graphdef, model, images, num_steps: int) -> dict[str, float]:
 
     @jax.jit
     def look(model, images):
-        x = Constant(training.unit_interval(images), num_steps)
+        x = Constant(unit_interval(images), num_steps)
         activities = activity.record(graphdef, model, x)
         operations = activity.synaptic_operations(graphdef, model, x)
         firing = [activity.firing(a) for a in activities if a.spikes is not None]
@@ -280,79 +277,47 @@ def _spending(graphdef, model, images, num_steps: int) -> dict[str, float]:
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the whole test set, and writes everything to `cfg.out`."""
     cfg = cfg.resolved()
-    mesh = cfg.devices(cfg.batch_size)
     num_steps = cfg.timesteps
     assert num_steps is not None
-    config = cli.decisive(cfg)
-    dataset = data.load(
-        cfg.data,
-        data_dir=cfg.data_dir,
-        num_validation=cfg.num_validation,
-        seed=cfg.seed,
+    mesh = cfg.devices(cfg.batch_size)
+    dataset = load(cfg, cfg.seed)
+    shapes = rebuild.shapes_of(dataset)
+    schedule = Schedule(cfg.log_every, cfg.eval_every, cfg.checkpoint_seconds)
+    trained = common.train(
+        "csnn_mnist", cfg, trainer_for(cfg, shapes, mesh), dataset, schedule, rules.CSNN
     )
-    shapes = dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
-    trainer, graphdef = make_trainer(cfg, *shapes, mesh=mesh)
-    jax.eval_shape(trainer.init, jax.random.key(0))  # a wrong shape fails here
-    schedule = driver.Schedule(
-        cfg.epochs, cfg.log_every, cfg.eval_every, cfg.checkpoint_seconds
-    )
-    run = runs.Run(
-        cfg.out,
-        experiment="csnn_mnist",
-        config=config,
-        resume=cfg.resume,
-        tensorboard=cfg.tensorboard,
-        before=rules.CSNN.before(cfg),
-    )
-    result = driver.drive(
-        run,
-        trainer,
-        jax.random.key(cfg.seed),
-        dataset.train,
-        dataset.validation or dataset.test,
-        schedule,
-        batch_size=cfg.batch_size,
-        mesh=mesh,
-        split="validation" if dataset.validation else "test",
-        progress=cfg.progress,
-    )
-    evaluation = result.evaluation
-    if dataset.validation is not None:
-        evaluation = driver.evaluate(
-            trainer, result.state.model, dataset.test, mesh=mesh
-        )
     if not meshes.is_primary():
         return {}
-    prediction = np.asarray(evaluation.prediction)
+    (images, labels), model = dataset.test, trained.model
+    first = jax.tree.map(lambda x: x[0], trained.found)
+    graphdef = make_network(cfg, shapes).graphdef
     report.save_figures(
-        run.out,
+        trained.run.out,
         graphdef,
-        result.state.model,
-        images=dataset.test.images,
-        labels=dataset.test.labels,
-        prediction=prediction,
+        model,
+        images=images,
+        labels=labels,
+        prediction=first.label,
         num_steps=num_steps,
         class_names=dataset.class_names,
     )
-    spending = _spending(graphdef, result.state.model, dataset.test.images, num_steps)
-    quality = metrics.classification_report(
-        prediction, dataset.test.labels, dataset.num_classes
-    )
-    auc = metrics.roc_auc(np.asarray(evaluation.scores), dataset.test.labels)
-    return run.finish(
+    spending = _spending(graphdef, model, images, num_steps)
+    quality = metrics.classification_report(first.label, labels, dataset.num_classes)
+    return trained.run.finish(
         {
             "dataset": cfg.data,
             "recipe": cfg.recipe,
             "seed": cfg.seed,
+            "seeds": cfg.seeds,
             "epochs": cfg.epochs,
             "timesteps": num_steps,
-            "test_accuracy": float((prediction == dataset.test.labels).mean()),
-            "test_loss": float(np.mean(evaluation.loss)),
+            **common.accuracies(cfg, trained, labels),
+            "test_loss": float(jnp.mean(trained.found.loss)),
             "macro_f1": quality["macro_f1"],
-            "roc_auc": auc,
+            "roc_auc": metrics.roc_auc(first.scores, labels),
             **spending,
-            "wall_seconds": result.seconds,
-            "samples_per_second": result.samples_per_second,
+            "wall_seconds": trained.fitted.seconds,
+            "samples_per_second": trained.fitted.samples_per_second,
         }
     )
 

@@ -16,18 +16,20 @@ import dataclasses
 import pathlib
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments import cli, flags, rules
+from experiments import cli, common, flags, rules
 from experiments import eventprop_networks as networks
-from experiments.eventprop_seeds import keys, over_seeds
-from jsnn import check, data, driver, figures, metrics, runs, sweep, training
+from jsnn import check, data, figures, metrics, runs, sweep
 from jsnn import mesh as meshes
 from jsnn.eventprop import figures as eventprop_figures
+from jsnn.train import rebuild, supervised
+from jsnn.train.loop import Schedule
+from jsnn.train.rebuild import Shapes
+from jsnn.train.trainer import Trainer
 
 _LATENCY: dict[str, Any] = {
     "T": 25.0,
@@ -81,7 +83,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Devices):
+class Config(cli.Seeds, cli.Devices):
     """EventProp on a time grid. Times are in milliseconds."""
 
     out: pathlib.Path
@@ -94,10 +96,6 @@ class Config(cli.Devices):
     """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
     seed: int = 0
     """Decides initial weights and the order of samples."""
-    seeds: int = 1
-    """Number of seeds, from --seed on, trained in one program; figures are of the first."""
-    seeds_at_once: int = 1
-    """How many of them are vmapped; the others wait in a loop. On a GPU take all, on a CPU 1 is fastest."""
     epochs: int | None = None
     """Passes over the training set (reference 40, deep 30, others 15)."""
     batch_size: int | None = None
@@ -188,66 +186,63 @@ def make_optimizer(cfg: Config, steps_per_epoch: int) -> optax.GradientTransform
     return optax.sgd(schedule) if cfg.recipe == "reference" else optax.adam(schedule)
 
 
-def make_trainer(
-    cfg: Config,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    num_train: int,
-    mesh: Mesh | None = None,
-) -> tuple[training.Trainer, networks.Design]:
-    """Pure functions of one seed for this configuration, and the network's design for whoever wants to look inside."""
-    return _trainer(cfg.resolved(), image_shape, num_classes, num_train, mesh)
+def make_design(settings: Any, shapes: Shapes) -> networks.Design:
+    """The recipe's network; numbers of a resolved configuration may be traced by a sweep.
 
-
-def _trainer(
-    settings: Any,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    num_train: int,
-    mesh: Mesh | None = None,
-) -> tuple[training.Trainer, networks.Design]:
-    """The same for a resolved configuration, whose numbers a sweep may have traced."""
-    if settings.shift >= min(image_shape[:2]):
+    Raises:
+      ValueError: if images are too small for it or for `--shift`.
+    """
+    size = min(shapes.inputs[:2])
+    if settings.shift >= size:
         raise ValueError(
-            f"`--shift` must be less than the images' {min(image_shape[:2])} pixels, got {settings.shift}."
+            f"`--shift` must be less than the images' {size} pixels, got {settings.shift}."
         )
-    design = networks.DESIGNS[settings.recipe](settings, image_shape, num_classes)
-    keep = settings.recipe == "reference"
-    steps_per_epoch = (
-        -(-num_train // settings.batch_size)
-        if keep
-        else num_train // settings.batch_size
+    return networks.DESIGNS[settings.recipe](
+        settings, shapes.inputs, shapes.num_classes
     )
-    optimizer = make_optimizer(settings, max(1, steps_per_epoch))
-    trainer = training.trainer(
-        networks.make_task(settings, design),
-        optimizer,
-        num_train=num_train,
+
+
+def make_trainer(settings: Any, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
+    """The trainer of one seed, for a resolved configuration, whose numbers a sweep may have traced."""
+    common.check_batch(settings.batch_size, shapes.num_train)
+    keep = settings.recipe == "reference"
+    steps, left = divmod(shapes.num_train, settings.batch_size)
+    steps += keep and left > 0
+    return supervised.supervised(
+        networks.make_task(settings, make_design(settings, shapes)),
+        make_optimizer(settings, steps),
         batch_size=settings.batch_size,
+        epochs=settings.epochs,
         remainder="keep" if keep else "drop",
         eval_batch_size=500,
         mesh=mesh,
     )
-    return trainer, design
+
+
+def trainer_for(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
+    """The trainer of a run, of all its seeds."""
+    return common.of_seeds(make_trainer(cfg.resolved(), shapes, mesh), cfg)
 
 
 # What a sweep may vary within one compiled program.
 SWEPT = ("lr", "lr_decay", "tau_m", "tau_s", "xi", "alpha", "beta")
 
 
+def load(cfg: Config, seed: int) -> data.Dataset:
+    """The data set, with the images held out that the seed chooses."""
+    return data.load(
+        cfg.data, data_dir=cfg.data_dir, num_validation=cfg.num_validation, seed=seed
+    )
+
+
 def program(cfg: Config) -> sweep.Program:
     """This experiment for `jsnn.sweep`; with `num_validation` its metrics are of the validation split."""
     settings = cfg.resolved()
-    assert settings.epochs is not None
-    dataset = data.load(
-        cfg.data, data_dir=cfg.data_dir, num_validation=cfg.num_validation, seed=0
-    )
-    shapes = dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
+    dataset = load(cfg, 0)
+    shapes = rebuild.shapes_of(dataset)
     return sweep.of_trainer(
-        lambda values: _trainer(sweep.with_values(settings, values), *shapes)[0],
-        dataset.train,
-        dataset.validation or dataset.test,
-        num_epochs=settings.epochs,
+        lambda values: make_trainer(sweep.with_values(settings, values), shapes),
+        supervised.prepare(dataset),
         split="test" if dataset.validation is None else "validation",
     )
 
@@ -256,62 +251,20 @@ def program(cfg: Config) -> sweep.Program:
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the whole test set, and writes everything to `cfg.out`."""
     cfg = cfg.resolved()
-    assert cfg.epochs is not None
     assert cfg.batch_size is not None
     mesh = cfg.devices(cfg.batch_size)
-    config = cli.decisive(cfg)
-    dataset = data.load(
-        cfg.data,
-        data_dir=cfg.data_dir,
-        num_validation=cfg.num_validation,
-        seed=cfg.seed,
-    )
-    shapes = dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
-    single, design = make_trainer(cfg, *shapes, mesh=mesh)
-    trainer, key = single, jax.random.key(cfg.seed)
-    if cfg.seeds > 1:
-        key = keys(cfg.seed, cfg.seeds)
-        trainer = over_seeds(single, at_once=cfg.seeds_at_once)
-    jax.eval_shape(trainer.init, key)  # a wrong shape fails here
-    run = runs.Run(
-        cfg.out,
-        experiment="eventprop_mnist",
-        config=config,
-        resume=cfg.resume,
-        tensorboard=cfg.tensorboard,
-        before=rules.EVENTPROP_MNIST.before(cfg),
-    )
-    result = driver.drive(
-        run,
-        trainer,
-        key,
-        dataset.train,
-        dataset.validation or dataset.test,
-        driver.Schedule(
-            cfg.epochs, log_every=50, checkpoint_seconds=cfg.checkpoint_seconds
-        ),
-        batch_size=cfg.batch_size * cfg.seeds,
-        split="validation" if dataset.validation else "test",
-        mesh=mesh,
-        progress=cfg.progress,
-    )
-    evaluation = result.evaluation
-    if dataset.validation is not None:
-        evaluation = driver.evaluate(
-            trainer, result.state.model, dataset.test, mesh=mesh
-        )
+    dataset = load(cfg, cfg.seed)
+    shapes = rebuild.shapes_of(dataset)
+    schedule = Schedule(50, checkpoint_seconds=cfg.checkpoint_seconds)
+    trainer, of = trainer_for(cfg, shapes, mesh), rules.EVENTPROP_MNIST
+    trained = common.train("eventprop_mnist", cfg, trainer, dataset, schedule, of)
     if not meshes.is_primary():
         return {}
-    prediction = np.atleast_2d(np.asarray(evaluation.prediction))
-    accuracy = (prediction == dataset.test.labels).mean(1)
-    model = result.state.model
-    if cfg.seeds > 1:
-        model = jax.tree.map(lambda x: x[0], model)
-    save_figures(run, cfg, design, model, dataset, prediction[0])
-    quality = metrics.classification_report(
-        prediction[0], dataset.test.labels, dataset.num_classes
-    )
-    return run.finish(
+    prediction, labels = np.asarray(trained.found.label[0]), dataset.test.labels
+    design = make_design(cfg, shapes)
+    save_figures(trained.run, cfg, design, trained.model, dataset, prediction)
+    quality = metrics.classification_report(prediction, labels, dataset.num_classes)
+    return trained.run.finish(
         {
             "dataset": cfg.data,
             "recipe": cfg.recipe,
@@ -319,16 +272,11 @@ def main(cfg: Config) -> dict[str, Any]:
             "seeds": cfg.seeds,
             "epochs": cfg.epochs,
             "timesteps": networks.num_steps(cfg),  # pyright: ignore[reportArgumentType]
-            "test_accuracy": float(accuracy.mean()),
-            **{
-                f"test_accuracy_seed_{cfg.seed + k}": float(a)
-                for k, a in enumerate(accuracy)
-                if cfg.seeds > 1
-            },
-            "test_loss": float(np.mean(evaluation.loss)),
+            **common.accuracies(cfg, trained, labels),
+            "test_loss": float(jnp.mean(trained.found.loss)),
             "macro_f1": quality["macro_f1"],
-            "wall_seconds": result.seconds,
-            "samples_per_second": result.samples_per_second,
+            "wall_seconds": trained.fitted.seconds,
+            "samples_per_second": trained.fitted.samples_per_second,
         }
     )
 

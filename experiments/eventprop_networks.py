@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jsnn import augment, training
+from jsnn import augment
+from jsnn.encoders import unit_interval
 from jsnn.eventprop import latency, losses, network, regularise, traces
 from jsnn.eventprop.flow import LIFParams, LIParams
 from jsnn.eventprop.spikes import OccupiedSpikes, TimedSpikes
-from jsnn.layers import Model
+from jsnn.model import Model
+from jsnn.train import supervised
 
 
 class Settings(Protocol):
@@ -77,9 +79,7 @@ def _neurons(cfg: Settings) -> dict[str, Any]:
     return _physics(cfg) | {"min_slope": cfg.min_slope}
 
 
-def reference(
-    cfg: Settings, image_shape: tuple[int, int, int], num_classes: int
-) -> Design:
+def reference(cfg: Settings, image_shape: tuple[int, ...], num_classes: int) -> Design:
     """One layer, two input times, first-spike cross entropy, the original's Euler scheme."""
     last = (num_steps(cfg) - 1) * cfg.dt
 
@@ -153,7 +153,7 @@ def _first_weights(num_inputs: int) -> dict[str, float]:
     return {"mean": 0.078 * ratio, "std": 0.045 * ratio**0.5}
 
 
-def deep(cfg: Settings, image_shape: tuple[int, int, int], num_classes: int) -> Design:
+def deep(cfg: Settings, image_shape: tuple[int, ...], num_classes: int) -> Design:
     """Wunderlich and Pehle's network: one hidden layer, maximal voltage of leaky integrators."""
     size = math.prod(image_shape)
     layers = (
@@ -164,9 +164,7 @@ def deep(cfg: Settings, image_shape: tuple[int, int, int], num_classes: int) -> 
     return _voltage_design(cfg, layers, flat=True)
 
 
-def recurrent(
-    cfg: Settings, image_shape: tuple[int, int, int], num_classes: int
-) -> Design:
+def recurrent(cfg: Settings, image_shape: tuple[int, ...], num_classes: int) -> Design:
     """The deep network with synapses among its hidden neurons, one step late."""
     size = math.prod(image_shape)
     layers = (
@@ -177,7 +175,7 @@ def recurrent(
     return _voltage_design(cfg, layers, flat=True)
 
 
-def conv(cfg: Settings, image_shape: tuple[int, int, int], num_classes: int) -> Design:
+def conv(cfg: Settings, image_shape: tuple[int, ...], num_classes: int) -> Design:
     """Two convolutions of stride 2, each followed by spiking neurons, and a dense read-out.
 
     Weights are drawn so that a digit wakes a third of the first layer's neurons and half of the second's. Spikes are shared out
@@ -214,7 +212,7 @@ DESIGNS: dict[str, Callable[..., Design]] = {
 }
 
 
-def make_task(cfg: Settings, design: Design) -> training.Task:
+def make_task(cfg: Settings, design: Design) -> supervised.Task:
     """Initial weights, loss and prediction. The model's parameters are the weights; `rest` is what kicks have added to them."""
     net = network.chain(*design.layers)
 
@@ -232,7 +230,7 @@ def make_task(cfg: Settings, design: Design) -> training.Task:
         params, lift = model
         if cfg.shift:
             images = augment.shift(jax.random.fold_in(key, 1), images, cfg.shift)
-        x = design.encode(training.unit_interval(images), key)
+        x = design.encode(unit_interval(images), key)
         if cfg.kick:
             fixed = jax.lax.stop_gradient(params)
             lift = regularise.kick_silent(
@@ -242,13 +240,14 @@ def make_task(cfg: Settings, design: Design) -> training.Task:
         hits = design.scores(y).argmax(1) == labels
         return design.loss(y, labels).mean(), (lift, hits.mean())
 
-    def predict(model, images, labels):
-        x = design.encode(training.unit_interval(images), None)
-        y = design.read(value(model.params, model.rest, x))
-        scores = design.scores(y)
-        return design.loss(y, labels), scores.argmax(1), scores
+    def outputs(model, images):
+        x = design.encode(unit_interval(images), None)
+        return design.read(value(model.params, model.rest, x))
 
-    return training.Task(init, loss, predict)
+    def prediction(y):
+        return supervised.by_score(design.scores(y))
+
+    return supervised.Task(init, loss, outputs, design.loss, prediction)
 
 
 def look(
@@ -266,7 +265,7 @@ def look(
 
     @jax.jit
     def run(params, images, labels):
-        x = design.encode(training.unit_interval(images), None)
+        x = design.encode(unit_interval(images), None)
 
         def loss(value):
             return design.loss(design.read(value), labels).sum()

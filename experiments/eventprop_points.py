@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jsnn import training
 from jsnn.eventprop import (
     delay,
     event_layers,
@@ -25,7 +24,9 @@ from jsnn.eventprop import (
     traces,
 )
 from jsnn.eventprop.flow import LIFParams
-from jsnn.layers import Model
+from jsnn.model import Model
+from jsnn.train import supervised
+from jsnn.train.trainer import Prediction
 
 if TYPE_CHECKING:
     from experiments.eventprop_yinyang import Config as Settings
@@ -151,7 +152,7 @@ def weights(model: Model) -> dict[str, Array]:
     return model.params | {"hidden": model.params["hidden"] + model.rest}
 
 
-def make_task(cfg: "Settings") -> training.Task:
+def make_task(cfg: "Settings") -> supervised.Task:
     """Initial weights, loss and prediction. `rest` of the model is what lifts have added to the weights of hidden neurons, if there are any."""
 
     def start(key):
@@ -166,11 +167,15 @@ def make_task(cfg: "Settings") -> training.Task:
             rest = regularise.lift_silent(rest, spiked, amount=cfg.lift)
         return _loss(cfg, times.output, labels).mean(), (rest, hits.mean())
 
-    def predict(model, points, labels):
-        times = run(cfg, weights(model), points).output
-        return _loss(cfg, times, labels), losses.predicted_class(times), -times
+    def outputs(model, points):
+        return run(cfg, weights(model), points).output
 
-    return training.Task(start, loss, predict)
+    def prediction(times):
+        return Prediction(losses.predicted_class(times), -times)
+
+    return supervised.Task(
+        start, loss, outputs, functools.partial(_loss, cfg), prediction
+    )
 
 
 def decision_map(cfg: "Settings", params: dict[str, Array], side: int) -> np.ndarray:

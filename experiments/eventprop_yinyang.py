@@ -14,23 +14,25 @@ import dataclasses
 import pathlib
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments import cli, flags, rules
+from experiments import cli, common, flags, rules
 from experiments import eventprop_points as points
-from experiments.eventprop_seeds import keys, over_seeds
-from jsnn import driver, figures, metrics, runs, sweep, training
+from jsnn import data, figures, metrics, runs, sweep
 from jsnn import mesh as meshes
 from jsnn.data import yinyang
 from jsnn.eventprop import figures as eventprop_figures
+from jsnn.train import rebuild, supervised
+from jsnn.train.loop import Schedule
+from jsnn.train.rebuild import Shapes
+from jsnn.train.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Devices):
+class Config(cli.Seeds, cli.Devices):
     """EventProp on the Yin-Yang set. Times are in milliseconds."""
 
     out: pathlib.Path
@@ -47,10 +49,6 @@ class Config(cli.Devices):
     """Factor on the initial weights of the output: the smaller, the more hidden spikes it waits for."""
     seed: int = 0
     """First seed; it decides initial weights and the order of samples. The data are the published ones."""
-    seeds: int = 1
-    """Number of seeds, from --seed on, trained in one program; figures are of the first."""
-    seeds_at_once: int = 1
-    """How many of them are vmapped; the others wait in a loop. On a GPU take all, on a CPU 1 is fastest."""
     epochs: int = 60
     """Passes over the training set."""
     batch_size: int = 32
@@ -112,28 +110,45 @@ class Config(cli.Devices):
             object.__setattr__(self, "max_events", most_events)
 
 
-def load(name: str, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def points_of(name: str, size: int | None = None) -> data.Split:
     """Coordinates `[M, 4]` and labels `[M]` of a published split."""
     drawn = yinyang.yin_yang(size or yinyang.SIZES[name], seed=yinyang.SEEDS[name])
-    return drawn.coordinates.astype(np.float32), drawn.labels
+    return data.Split(drawn.coordinates.astype(np.float32), drawn.labels)
 
 
-def make_trainer(cfg: Config, mesh: Mesh | None = None) -> training.Trainer:
-    """Pure functions of one seed."""
-    steps = max(1, cfg.num_train // cfg.batch_size)
+def load(cfg: Config) -> data.Dataset:
+    """The published splits."""
+    return data.Dataset(
+        "yinyang",
+        points_of("train", cfg.num_train),
+        points_of("validation") if cfg.validation else None,
+        points_of("test"),
+        yinyang.CLASSES,
+    )
+
+
+def make_trainer(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
+    """The trainer of one seed."""
+    common.check_batch(cfg.batch_size, shapes.num_train)
+    steps = shapes.num_train // cfg.batch_size
 
     # Optax's own schedule compares the factor with zero, which a sweep's traced one cannot be.
     def schedule(step):
         return cfg.lr * cfg.lr_decay ** (step // steps)
 
-    return training.trainer(
+    return supervised.supervised(
         points.make_task(cfg),
         optax.adam(schedule),
-        num_train=cfg.num_train,
         batch_size=cfg.batch_size,
+        epochs=cfg.epochs,
         eval_batch_size=250,
         mesh=mesh,
     )
+
+
+def trainer_for(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
+    """The trainer of a run, of all its seeds."""
+    return common.of_seeds(make_trainer(cfg, shapes, mesh), cfg)
 
 
 # What a sweep may vary within one compiled program.
@@ -142,14 +157,12 @@ SWEPT = ("lr", "lr_decay", "tau_m", "tau_s", "tau_softmax", "alpha", "tau_early"
 
 def program(cfg: Config) -> sweep.Program:
     """This experiment for `jsnn.sweep`; with `validation` its metrics are of the validation points."""
-    split = "validation" if cfg.validation else "test"
-
+    dataset = load(cfg)
+    shapes = rebuild.shapes_of(dataset)
     return sweep.of_trainer(
-        lambda values: make_trainer(sweep.with_values(cfg, values)),
-        load("train", cfg.num_train),
-        load(split),
-        num_epochs=cfg.epochs,
-        split=split,
+        lambda values: make_trainer(sweep.with_values(cfg, values), shapes),
+        supervised.prepare(dataset),
+        split="test" if dataset.validation is None else "validation",
     )
 
 
@@ -157,34 +170,12 @@ def program(cfg: Config) -> sweep.Program:
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, evaluates on the test set, and writes everything to `cfg.out`."""
     mesh = cfg.devices(cfg.batch_size)
-    config = cli.decisive(cfg)
-    train, test = load("train", cfg.num_train), load("test")
-    trainer, key = (
-        over_seeds(make_trainer(cfg, mesh), at_once=cfg.seeds_at_once),
-        keys(cfg.seed, cfg.seeds),
-    )
-    jax.eval_shape(trainer.init, key)
-    run = runs.Run(
-        cfg.out,
-        experiment="eventprop_yinyang",
-        config=config,
-        resume=cfg.resume,
-        tensorboard=cfg.tensorboard,
-        before=rules.EVENTPROP_YINYANG.before(cfg),
-    )
+    dataset = load(cfg)
+    trainer = trainer_for(cfg, rebuild.shapes_of(dataset), mesh)
+    schedule = Schedule(checkpoint_seconds=cfg.checkpoint_seconds)
+    of = rules.EVENTPROP_YINYANG
     try:
-        result = driver.drive(
-            run,
-            trainer,
-            key,
-            train,
-            load("validation") if cfg.validation else test,
-            driver.Schedule(cfg.epochs, checkpoint_seconds=cfg.checkpoint_seconds),
-            batch_size=cfg.batch_size * cfg.seeds,
-            split="validation" if cfg.validation else "test",
-            mesh=mesh,
-            progress=cfg.progress,
-        )
+        trained = common.train("eventprop_yinyang", cfg, trainer, dataset, schedule, of)
     except FloatingPointError as error:
         if cfg.solver == "grid":
             raise
@@ -192,16 +183,12 @@ def main(cfg: Config) -> dict[str, Any]:
             f"{error} With `--solver events` it also means that a point made more spikes than `--max-spikes {cfg.max_spikes}` a neuron or "
             f"`--max-events {cfg.max_events}` a layer allow: raise them."
         ) from error
-    evaluation = result.evaluation
-    if cfg.validation:
-        evaluation = driver.evaluate(trainer, result.state.model, test, mesh=mesh)
     if not meshes.is_primary():
         return {}
-    prediction = np.asarray(evaluation.prediction)
-    accuracy = (prediction == test[1]).mean(1)
-    model = jax.tree.map(lambda x: x[0], result.state.model)
-    save_figures(run, cfg, points.weights(model), test, prediction[0])
-    return run.finish(
+    prediction, test = np.asarray(trained.found.label), dataset.test
+    accuracy = (prediction == test.labels).mean(1)
+    save_figures(trained.run, cfg, points.weights(trained.model), test, prediction[0])
+    return trained.run.finish(
         {
             "dataset": "yinyang",
             "solver": cfg.solver,
@@ -215,10 +202,10 @@ def main(cfg: Config) -> dict[str, Any]:
             "test_accuracy_min": float(accuracy.min()),
             "test_accuracy_max": float(accuracy.max()),
             "test_accuracy_by_seed": " ".join(f"{100 * a:.1f}" for a in accuracy),
-            "test_loss": float(np.mean(evaluation.loss)),
+            "test_loss": float(jnp.mean(trained.found.loss)),
             "test_overflows": int((prediction < 0).sum()),
-            "wall_seconds": result.seconds,
-            "samples_per_second": result.samples_per_second,
+            "wall_seconds": trained.fitted.seconds,
+            "samples_per_second": trained.fitted.samples_per_second,
         }
     )
 
@@ -227,7 +214,7 @@ def save_figures(
     run: runs.Run,
     cfg: Config,
     params: Any,
-    test: tuple[np.ndarray, np.ndarray],
+    test: data.Split,
     prediction: np.ndarray,
 ) -> None:
     """Writes curves.png, confusion.png, decision_map.png, spike_times.png and, on a grid, adjoints.png."""

@@ -92,6 +92,7 @@ CSNN = Rules(
     (
         _DEVICES,
         _DATA,
+        _SEEDS,
         Needs(
             "block_size",
             lambda c: c.timesteps is None or c.block_size <= c.timesteps,
@@ -103,6 +104,8 @@ CSNN = Rules(
         "init_scale": 1.0,
         "slope": None,
         "precision": "float32",
+        "seeds": 1,
+        "seeds_at_once": 1,
     },
 )
 

@@ -34,8 +34,10 @@ class Network(NamedTuple):
       init: `key -> Model`.
       apply: `(model, x, *, key=None, train=False) -> Output`; `x` is what an encoder gives, time first.
       usual: which of its functions `jsnn.classifier` uses for this network where its caller names none, by name.
+      graphdef: of a network of layers: its static part, for `jsnn.activity`.
     """
 
     init: Callable[[Array], Model]
     apply: Callable[..., Output]
     usual: Mapping[str, Any] | None = None
+    graphdef: Any = None

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from jsnn import activity, figures, layers, metrics, runs, spike_figures, training
+from jsnn import activity, figures, layers, metrics, runs, spike_figures
+from jsnn.encoders import unit_interval
 from jsnn.unroll import Constant
 
 if TYPE_CHECKING:
@@ -284,7 +285,7 @@ def save_figures(
     """
     prediction, labels = np.asarray(prediction), np.asarray(labels)
     sample = int(np.argmax(prediction == labels))
-    image = training.unit_interval(jnp.asarray(images[sample : sample + 1]))
+    image = unit_interval(jnp.asarray(images[sample : sample + 1]))
     activities = activity.record(graphdef, model, Constant(image, num_steps))
     names = activity.neuron_names(graphdef, model)
     matrix = metrics.confusion_matrix(prediction, labels, len(class_names))

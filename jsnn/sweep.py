@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jsnn import training
 from jsnn.memory import free_bytes, gigabytes
 from jsnn.runs import Run, RunError
 from jsnn.search import Member
+from jsnn.train import trainer as trainers
 
 
 def numbers(found: dict[str, Any]) -> dict[str, Any]:
@@ -47,34 +47,36 @@ class Program(NamedTuple):
 
 
 def of_trainer(
-    make: Callable[[dict[str, jax.Array]], training.Trainer],
-    train: Any,
-    held_out: Any,
+    make: Callable[[dict[str, jax.Array]], trainers.Trainer],
+    data: Any,
     *,
-    num_epochs: int,
     split: str = "test",
 ) -> Program:
-    """The program of a trainer.
+    """The program of supervised training.
+
+    A member's metrics are the accuracy and the loss of the held-out samples after the last epoch, and the mean training loss of that epoch.
 
     Args:
       make: the trainer for a member's values, which may be traced.
-      train: images and labels.
-      held_out: likewise, for the metrics.
-      num_epochs: passes over `train`.
-      split: what `held_out` is called in the metrics' names.
+      data: a `jsnn.train.supervised.Data`.
+      split: what its held-out samples are called in the metrics' names.
     """
 
     def run(key, values, data):
-        samples, others = data
-        return training.final_metrics(
-            make(values), key, samples, others, num_epochs=num_epochs, split=split
-        )
+        trainer = make(values)
+        trained = trainers.train_fn(trainer)(key, data)
+        leaves = jax.tree.leaves((trainer.parameters or trainer.model)(trained.state))
+        return {
+            f"{split}_accuracy": trained.found.hit.mean(),
+            f"{split}_loss": trained.found.loss.mean(),
+            "train_loss": trained.metrics[-1]["loss"].mean(),
+            "finite": jnp.all(jnp.stack([jnp.isfinite(x).all() for x in leaves])),
+        }
 
-    return Program(
-        run,
-        (tuple(train), tuple(held_out)),
-        lambda key, values: make(values).init(key),
-    )
+    def init(key, values):
+        return trainers.start(make(values), key)
+
+    return Program(run, data, init)
 
 
 class Chunk(NamedTuple):

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jsnn
 from experiments import eventprop_points as points
 from experiments import eventprop_yinyang as yinyang_script
 from experiments.demo.settings import Config
-from jsnn import driver, figures, report, runs
+from jsnn import figures, report, runs
 from jsnn.data import yinyang
 from jsnn.eventprop import figures as eventprop_figures
+from jsnn.train import rebuild
 
 NUM_EPOCHS = 12
 
@@ -32,31 +34,29 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
     settings = yinyang_script.Config(
         out=folder, seed=cfg.seed, epochs=cfg.epochs(NUM_EPOCHS), lr_decay=0.8
     )
-    data = yinyang_script.load("train"), yinyang_script.load("test")
+    dataset = yinyang_script.load(settings)
     shown = ("hidden", "epochs", "batch_size", "lr", "lr_decay", "T", "dt", "t_max")
     config = {"seed": cfg.seed} | {name: getattr(settings, name) for name in shown}
     run = runs.Run(folder, experiment="demo", config=config)
-    result = driver.drive(
-        run,
-        yinyang_script.make_trainer(settings),
+    fitted = jsnn.fit(
+        yinyang_script.make_trainer(settings, rebuild.shapes_of(dataset)),
+        dataset,
         jax.random.key(cfg.seed),
-        *data,
-        driver.Schedule(settings.epochs),
-        batch_size=settings.batch_size,
+        run=run,
         progress=cfg.progress,
     )
-    coordinates, labels = data[1]
-    prediction = np.asarray(result.evaluation.prediction)
+    coordinates, labels = dataset.test
+    prediction = np.asarray(fitted.found.label)
     accuracy = float((prediction == labels).mean())
-    run.finish({"test_accuracy": accuracy, "wall_seconds": result.seconds})
-    params = result.state.model.params
+    run.finish({"test_accuracy": accuracy, "wall_seconds": fitted.seconds})
+    params = fitted.model.params
     found = points.first_spikes(settings, params, jnp.asarray(coordinates[:200]))
     rows = run.rows()
     return report.Section(
         "EventProp",
         TEXT,
         [_table(params, found, prediction, labels, rows[-1]["train_seconds"])],
-        _pictures(settings, params, data[1], prediction, found, rows),
+        _pictures(settings, params, dataset.test, prediction, found, rows),
         config,
     )
 

@@ -13,11 +13,11 @@ import numpy as np
 import optax
 from flax import nnx
 
+import jsnn
 from experiments.demo.settings import Config
 from jsnn import (
     activity,
     data,
-    driver,
     figures,
     layers,
     losses,
@@ -27,9 +27,8 @@ from jsnn import (
     runs,
     spike_figures,
     surrogate,
-    training,
 )
-from jsnn.unroll import Constant
+from jsnn.train import supervised
 
 NUM_EPOCHS = 20
 NUM_STEPS = 8  # T, for which each image is shown
@@ -43,9 +42,8 @@ An image is shown as a constant current. Two convolutions and a dense layer foll
 neurons; the loss is the cross entropy of the ten output neurons' spike counts."""
 
 
-def network(key: jax.Array) -> layers.Sequence:
+def layers_of(rngs: nnx.Rngs) -> list[layers.Layer]:
     """Two convolutions and a dense layer, each followed by batch norm and LIF neurons; the last ten neurons are the classes."""
-    rngs = nnx.Rngs(key)
 
     def conv(num_inputs: int, num_outputs: int) -> layers.Conv:
         return layers.Conv(
@@ -58,7 +56,7 @@ def network(key: jax.Array) -> layers.Sequence:
     hidden = neurons.lif(beta=0.5, spike_fn=surrogate.arctan())
     # With a threshold of 1 several classes spike at every step, and their counts tie.
     output = neurons.lif(beta=0.9, threshold=2.0, spike_fn=surrogate.arctan())
-    return layers.Sequence(
+    return [
         conv(1, 16),
         spiking(16, hidden),
         conv(16, 32),
@@ -66,31 +64,7 @@ def network(key: jax.Array) -> layers.Sequence:
         spiking(32, hidden),
         layers.Dense(4 * 4 * 32, 10, bias=False, init="kaiming", rngs=rngs),
         spiking(10, output),
-    )
-
-
-def make_task() -> tuple[training.Task, Any]:
-    """Network, loss and prediction, both of spike counts, and the network's static part for whoever wants to look inside."""
-    graphdef, _ = layers.split(nnx.eval_shape(lambda: network(jax.random.key(0))))
-
-    def forward(model, images, **options):
-        x = Constant(training.unit_interval(images), NUM_STEPS)
-        return layers.apply(graphdef, model, x, **options)
-
-    def loss(model, key, images, labels):
-        spikes, rest = forward(model, images, key=key, train=True)
-        accuracy = (metrics.predict_by_count(spikes) == labels).mean()
-        return losses.ce_count(spikes, labels).mean(), (rest, accuracy)
-
-    def predict(model, images, labels):
-        spikes, _ = forward(model, images)
-        prediction = metrics.predict_by_count(spikes)
-        return losses.ce_count(spikes, labels), prediction, spikes.sum(0)
-
-    def init(key):
-        return layers.split(network(key))[1]
-
-    return training.Task(init, loss, predict), graphdef
+    ]
 
 
 class Inside(NamedTuple):
@@ -107,7 +81,7 @@ def look_inside(
 
     @jax.jit
     def run(model, images):
-        x = Constant(training.unit_interval(images), num_steps)
+        x = jsnn.constant(num_steps)(images)
         return Inside(
             activity.record(graphdef, model, x),
             activity.synaptic_operations(graphdef, model, x),
@@ -117,14 +91,14 @@ def look_inside(
 
 
 def result_table(
-    evaluation: training.Evaluation,
+    evaluation: supervised.Evaluation,
     labels: np.ndarray,
     inside: Inside,
     num_parameters: int,
     seconds: tuple[float, float],
 ) -> report.Table:
     """What the run reached and what it cost."""
-    right = int((np.asarray(evaluation.prediction) == labels).sum())
+    right = int((np.asarray(evaluation.label) == labels).sum())
     joules = activity.energy(inside.operations)
     spiking = 1e6 * float(jnp.mean(joules.spiking))
     conventional = 1e6 * float(joules.conventional)
@@ -197,7 +171,13 @@ def pictures(
 def train(cfg: Config, folder: pathlib.Path) -> report.Section:
     """Backpropagation through time with a surrogate for the derivative of the spike."""
     dataset = data.load("digits")
-    task, graphdef = make_task()
+    network = jsnn.network(layers_of)
+    task = jsnn.classifier(
+        network,
+        encode=jsnn.constant(NUM_STEPS),
+        loss=losses.ce_count,
+        read_out=jsnn.spike_count,
+    )
     num_train = len(dataset.train.labels)
     num_epochs = cfg.epochs(NUM_EPOCHS)
     total = num_epochs * (num_train // BATCH_SIZE)
@@ -207,9 +187,7 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
             peak / 20, peak, max(1, total // 7), total + 1
         )
     )
-    trainer = training.trainer(
-        task, optimizer, num_train=num_train, batch_size=BATCH_SIZE
-    )
+    trainer = jsnn.supervised(task, optimizer, batch_size=BATCH_SIZE, epochs=num_epochs)
     config = {
         "seed": cfg.seed,
         "epochs": num_epochs,
@@ -218,33 +196,25 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
         "learning_rate": LEARNING_RATE,
     }
     run = runs.Run(folder, experiment="demo", config=config)
-    result = driver.drive(
-        run,
-        trainer,
-        jax.random.key(cfg.seed),
-        dataset.train,
-        dataset.test,
-        driver.Schedule(num_epochs),
-        batch_size=BATCH_SIZE,
-        progress=cfg.progress,
-    )
-    model = result.state.model
+    key = jax.random.key(cfg.seed)
+    fitted = jsnn.fit(trainer, dataset, key, run=run, progress=cfg.progress)
+    model, graphdef = fitted.model, network.graphdef
     names = activity.neuron_names(graphdef, model)
     weights = activity.weight_names(graphdef, model)
     inside = look_inside(graphdef, model, dataset.test.images, NUM_STEPS)
     activity.check(inside.activities, names)
-    predictions = np.asarray(result.evaluation.prediction)
+    predictions = np.asarray(fitted.found.label)
     accuracy = float((predictions == dataset.test.labels).mean())
-    run.finish({"test_accuracy": accuracy, "wall_seconds": result.seconds})
+    run.finish({"test_accuracy": accuracy, "wall_seconds": fitted.seconds})
     num_parameters = sum(p.size for p in jax.tree.leaves(model.params))
     rows = run.rows()
-    seconds = rows[-1]["train_seconds"], result.seconds
+    seconds = rows[-1]["train_seconds"], fitted.seconds
     return report.Section(
         "Surrogate gradients",
         TEXT,
         [
             result_table(
-                result.evaluation, dataset.test.labels, inside, num_parameters, seconds
+                fitted.found, dataset.test.labels, inside, num_parameters, seconds
             ),
             report.layer_table(
                 dict(zip(names, inside.activities, strict=True)),

@@ -16,13 +16,13 @@ def check_image_shape(image_shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_shape(image_shape: tuple[int, int, int], num_classes: int) -> None:
+def _check_shape(image_shape: tuple[int, ...], num_classes: int) -> None:
     check_image_shape(image_shape)
     check.whole("num_classes", num_classes, 2)
 
 
 def csnn(
-    image_shape: tuple[int, int, int] = (28, 28, 1),
+    image_shape: tuple[int, ...] = (28, 28, 1),
     num_classes: int = 10,
     *,
     neuron: neurons.Neuron,
@@ -61,7 +61,7 @@ def csnn(
 
 
 def fast_csnn(
-    image_shape: tuple[int, int, int] = (28, 28, 1),
+    image_shape: tuple[int, ...] = (28, 28, 1),
     num_classes: int = 10,
     *,
     neuron: neurons.Neuron,

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jsnn import mesh as meshes
 from jsnn.train import saved
 from jsnn.train.trainer import Prediction, Trainer, TrainState
 
@@ -55,6 +56,8 @@ class Fitted:
     def predict(self, inputs: Any, *, batch_size: int = _BATCH) -> Prediction:
         """Classes and scores of inputs `[N, ...]` as the training set holds them: label `[N]`, scores `[N, C]`; no labels needed.
 
+        Of several seeds both have a leading axis of seeds.
+
         Raises:
           ValueError: if there is no input, or inputs have another shape than those that the model was trained on.
         """
@@ -67,8 +70,31 @@ class Fitted:
             fill = np.repeat(batch[-1:], size - len(batch), axis=0)
             found = self._predict(self.model, np.concatenate([batch, fill]))
             parts.append(jax.tree.map(np.asarray, found))
-        whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-        return jax.tree.map(lambda x: x[: len(inputs)], whole)
+        axis = parts[0].label.ndim - 1  # after that of the seeds, if there are several
+        whole = jax.tree.map(lambda *x: np.concatenate(x, axis), *parts)
+        return jax.tree.map(lambda x: x.take(range(len(inputs)), axis), whole)
+
+    def evaluate(self, data: Any) -> Any:
+        """What `trainer.evaluate` finds of other held-out samples, such as the test set after a training that looked at validation samples.
+
+        Args:
+          data: as the trainer's functions take it; of supervised training `Data`, whose `train` may be empty.
+
+        Raises:
+          ValueError: if the model was loaded: it has no training state. Use `predict`.
+        """
+        if self.state is None:
+            raise ValueError(
+                "This model was loaded and cannot `evaluate`: use `predict`."
+            )
+        mesh, program = self.trainer.mesh, self.trainer.phases[-1].program
+        fn = jax.jit(
+            self.trainer.evaluate,
+            static_argnums=2,
+            out_shardings=meshes.replicated(mesh),
+        )
+        state, data = meshes.replicate((self.state, data), mesh)
+        return meshes.gather(fn(state, data, program)[1], mesh)
 
     def save(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """Writes the model to a safetensors file, from which `jsnn.load` makes one that predicts the same.

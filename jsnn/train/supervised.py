@@ -311,4 +311,5 @@ def _evaluate(
 
 
 def _report(found: Evaluation) -> list[dict[str, Any]]:
-    return [{"loss": float(np.mean(found.loss)), "accuracy": float(np.mean(found.hit))}]
+    loss = float(jnp.mean(found.loss))
+    return [{"loss": loss, "accuracy": float(np.mean(found.hit))}]

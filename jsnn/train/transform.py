@@ -48,8 +48,8 @@ def over_seeds(trainer: Trainer, *, at_once: int | None = None) -> Trainer:
     >>> fitted.found.hit.mean(axis=1).shape  # test accuracy of each seed
     (3,)
 
-    Each seed ends as it would alone. Model, optimiser and memory have a leading axis S. Metrics of training and rows of evaluations are
-    means over seeds. A seed that is done before the others stands still.
+    Each seed ends as it would alone. Model, optimiser and memory have a leading axis S, and so have evaluations and predictions.
+    Metrics of training and rows of evaluations are means over seeds. A seed that is done before the others stands still.
 
     Args:
       trainer: of one seed.
@@ -75,13 +75,29 @@ def over_seeds(trainer: Trainer, *, at_once: int | None = None) -> Trainer:
             return jax.vmap(fn)(*xs)
         return jax.lax.map(lambda x: fn(*x), xs, batch_size=at_once)
 
-    def each(state, fn, *rest):
+    def each(state, fn, *rest, over=over):
         """`fn(state of one seed, *rest)` for all seeds."""
 
         def one(own, key):
             return fn(state._replace(own=own, key=key), *rest)
 
         return over(one, state.own, state.key)
+
+    def view(fn):
+        """Of the host loop, which does not compile it."""
+        return fn and (
+            lambda state, *rest: each(
+                state, fn, *rest, over=lambda fn, *x: jax.vmap(fn)(*x)
+            )
+        )
+
+    def unless_default(name, new):
+        same = getattr(trainer, name) is Trainer._field_defaults[name]
+        return getattr(trainer, name) if same else new
+
+    def samples(state):
+        first = state._replace(own=_first(state.own), key=state.key[0])
+        return len(state.key) * trainer.samples(first)  # pyright: ignore[reportOptionalCall]
 
     def joined(new):
         """Seeds go through phases and steps together."""
@@ -115,12 +131,16 @@ def over_seeds(trainer: Trainer, *, at_once: int | None = None) -> Trainer:
         steps_per_epoch=lambda pool: pool.per_epoch,
         run=run,
         evaluate=evaluate,
-        begin=lambda *args: joined(each(args[0], trainer.begin, *args[1:])),
-        end=lambda *args: joined(each(args[0], trainer.end, *args[1:])),
-        done=lambda state, per_epoch: each(state, trainer.done, per_epoch).all(),
-        model=lambda state: each(state, trainer.model),
-        parameters=trainer.parameters
-        and (lambda state: each(state, trainer.parameters)),
+        begin=unless_default(
+            "begin", lambda *args: joined(each(args[0], trainer.begin, *args[1:]))
+        ),
+        end=unless_default(
+            "end", lambda *args: joined(each(args[0], trainer.end, *args[1:]))
+        ),
+        done=unless_default("done", lambda *args: view(trainer.done)(*args).all()),
+        model=view(trainer.model),
+        parameters=view(trainer.parameters),
+        samples=trainer.samples and samples,
         predict=lambda models, inputs: over(
             lambda model: trainer.predict(model, inputs), models
         ),
