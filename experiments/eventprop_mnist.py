@@ -240,7 +240,7 @@ def program(cfg: Config) -> sweep.Program:
     settings = cfg.resolved()
     dataset = load(cfg, 0)
     shapes = rebuild.shapes_of(dataset)
-    return sweep.of_trainer(
+    return supervised.program(
         lambda values: make_trainer(sweep.with_values(settings, values), shapes),
         supervised.prepare(dataset),
         split="test" if dataset.validation is None else "validation",

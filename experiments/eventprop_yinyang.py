@@ -159,7 +159,7 @@ def program(cfg: Config) -> sweep.Program:
     """This experiment for `jsnn.sweep`; with `validation` its metrics are of the validation points."""
     dataset = load(cfg)
     shapes = rebuild.shapes_of(dataset)
-    return sweep.of_trainer(
+    return supervised.program(
         lambda values: make_trainer(sweep.with_values(cfg, values), shapes),
         supervised.prepare(dataset),
         split="test" if dataset.validation is None else "validation",

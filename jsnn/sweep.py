@@ -20,7 +20,6 @@ from jax.sharding import Mesh, PartitionSpec
 from jsnn.memory import free_bytes, gigabytes
 from jsnn.runs import Run, RunError
 from jsnn.search import Member
-from jsnn.train import trainer as trainers
 
 
 def numbers(found: dict[str, Any]) -> dict[str, Any]:
@@ -44,39 +43,6 @@ class Program(NamedTuple):
     data: Any
     init: Callable[[jax.Array, dict[str, jax.Array]], Any]
     report: Callable[[dict[str, Any]], dict[str, Any]] = numbers
-
-
-def of_trainer(
-    make: Callable[[dict[str, jax.Array]], trainers.Trainer],
-    data: Any,
-    *,
-    split: str = "test",
-) -> Program:
-    """The program of supervised training.
-
-    A member's metrics are the accuracy and the loss of the held-out samples after the last epoch, and the mean training loss of that epoch.
-
-    Args:
-      make: the trainer for a member's values, which may be traced.
-      data: a `jsnn.train.supervised.Data`.
-      split: what its held-out samples are called in the metrics' names.
-    """
-
-    def run(key, values, data):
-        trainer = make(values)
-        trained = trainers.train_fn(trainer)(key, data)
-        leaves = jax.tree.leaves((trainer.parameters or trainer.model)(trained.state))
-        return {
-            f"{split}_accuracy": trained.found.hit.mean(),
-            f"{split}_loss": trained.found.loss.mean(),
-            "train_loss": trained.metrics[-1]["loss"].mean(),
-            "finite": jnp.all(jnp.stack([jnp.isfinite(x).all() for x in leaves])),
-        }
-
-    def init(key, values):
-        return trainers.start(make(values), key)
-
-    return Program(run, data, init)
 
 
 class Chunk(NamedTuple):

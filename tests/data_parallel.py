@@ -13,17 +13,19 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jsnn import data, layers, losses, mesh, metrics, neurons, surrogate, training
+import jsnn
+from jsnn import data, encoders, layers, mesh, neurons, surrogate
 from jsnn.eventprop import network
 from jsnn.eventprop.spikes import TimedSpikes
+from jsnn.train import supervised
+from jsnn.train.trainer import TrainState, start
 from jsnn.unroll import Constant
 
 BATCH, STEPS = 64, 50
 
 
-def build(key: jax.Array) -> layers.Sequence:
+def build(rngs: nnx.Rngs) -> layers.Sequence:
     """Dense layers with batch norm. Few neurons: where a membrane misses the threshold by a rounding error, a spike flips."""
-    rngs = nnx.Rngs(key)
     lif = neurons.lif(beta=0.9, spike_fn=surrogate.arctan())
     return layers.Sequence(
         layers.Dense(64, 48, bias=False, init="kaiming", rngs=rngs),
@@ -34,42 +36,30 @@ def build(key: jax.Array) -> layers.Sequence:
     )
 
 
-def train(
-    devices: jax.sharding.Mesh | None, train_set
-) -> tuple[training.TrainState, float]:
+def train(devices: jax.sharding.Mesh | None, train_set) -> tuple[TrainState, float]:
     """The state after `STEPS` steps and the last step's accuracy."""
-    graphdef, _ = layers.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
 
-    def forward(model, images, **options):
-        flat = training.unit_interval(images).reshape(images.shape[0], -1)
-        return layers.apply(graphdef, model, Constant(flat, 3), **options)
+    def shown(images, key):
+        flat = encoders.unit_interval(images).reshape(images.shape[0], -1)
+        return Constant(flat, 3)
 
-    def loss(model, key, images, labels):
-        y, rest = forward(model, images, key=key, train=True)
-        accuracy = (metrics.predict_by_membrane(y) == labels).mean()
-        return losses.ce_mean_membrane(y, labels).mean(), (rest, accuracy)
-
-    def predict(model, images, labels):
-        y, _ = forward(model, images)
-        return losses.ce_mean_membrane(y, labels), y.mean(0).argmax(-1), y.mean(0)
-
-    num_train = len(train_set[1])
-    trainer = training.trainer(
-        training.Task(lambda key: layers.split(build(key))[1], loss, predict),
+    trainer = jsnn.supervised(
+        jsnn.classifier(layers.network(build), encode=shown),
         optax.adam(5e-3),
-        num_train=num_train,
         batch_size=BATCH,
+        epochs=1,
         mesh=devices,
     )
-    state = jax.jit(trainer.init)(jax.random.key(0))
-    state, samples = mesh.replicate((state, train_set), devices)
-    run = jax.jit(trainer.run, out_shardings=mesh.replicated(devices))
-    accuracy = jnp.zeros(())
+    samples = supervised.Samples(*train_set)
+    state = jax.jit(lambda key: start(trainer, key))(jax.random.key(0))
+    state, samples = mesh.replicate((state, samples), devices)
+    copied = mesh.replicated(devices)
+    run = jax.jit(trainer.run, out_shardings=copied, static_argnums=3)
+    accuracy, per_epoch = jnp.zeros(()), trainer.steps_per_epoch(samples)
     while (done := int(state.step)) < STEPS:
-        whole = (done // trainer.steps_per_epoch + 1) * trainer.steps_per_epoch
-        length = min(whole, STEPS) - done
-        state, metric = run(state, *samples, jnp.int32(length))
-        accuracy = metric.accuracy[length - 1]
+        length = min((done // per_epoch + 1) * per_epoch, STEPS) - done
+        state, metric = run(state, samples, jnp.int32(length), None)
+        accuracy = metric["accuracy"][length - 1]
     return mesh.gather(state, devices), float(accuracy)
 
 
@@ -138,7 +128,7 @@ def main() -> None:
     many, _ = train(devices, digits)
     one, accuracy = train(None, digits)
     difference = jax.tree.map(
-        lambda a, b: float(jnp.abs(a - b).max()), many.model, one.model
+        lambda a, b: float(jnp.abs(a - b).max()), many.own.model, one.own.model
     )
     share = max(
         operations(*model, devices) / operations(*model, None)

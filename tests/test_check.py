@@ -13,7 +13,6 @@ from flax import nnx
 from jsnn import (
     augment,
     check,
-    driver,
     encode,
     head,
     layers,
@@ -21,7 +20,6 @@ from jsnn import (
     metrics,
     neurons,
     surrogate,
-    training,
 )
 from jsnn.continual import trainer as continual
 from jsnn.data.dataset import Split, hold_out
@@ -34,6 +32,7 @@ from jsnn.stdp.encode import Frontend
 from jsnn.stdp.layer import Conv
 from jsnn.stdp.plasticity import Rates
 from jsnn.stdp.traces import TraceParams
+from jsnn.train import loop, supervised
 from jsnn.unroll import Constant
 
 KINDS = {
@@ -53,7 +52,7 @@ LABELS = jnp.zeros(2, jnp.int32)
 IMAGES = jnp.full((2, 3), 0.5)
 MAPS = jnp.ones((2, 4, 4, 1))
 KEY = jax.random.key(0)
-TASK = training.Task(*[lambda *_: None] * 3)  # pyright: ignore[reportArgumentType]
+TASK = supervised.Task(*[lambda *_: None] * 5)  # pyright: ignore[reportArgumentType]
 SPLIT = Split(np.zeros((9, 2, 2, 1), np.uint8), np.zeros(9, np.int32))
 RANGES = {
     "lif beta": (lambda v: neurons.lif(beta=v), (1.5, -0.1)),
@@ -243,7 +242,7 @@ MORE = {
     "max_rate": (lambda v: encode.poisson(KEY, IMAGES, 3, dt=1e-3, max_rate=v), (-1,)),
     "tau_steps": (lambda v: encode.latency_times(IMAGES, 3, tau_steps=v), NOT_FINITE),
     "delta": (lambda v: encode.delta(SPIKES, threshold=v), (-1, math.nan)),
-    "checkpoint_seconds": (lambda v: driver.Schedule(1, checkpoint_seconds=v), (-1,)),
+    "checkpoint_seconds": (lambda v: loop.Schedule(checkpoint_seconds=v), (-1,)),
 }
 WHOLE = {
     "Constant": (lambda n: Constant(IMAGES, n), 0),
@@ -260,9 +259,12 @@ WHOLE = {
     "head": (lambda n: head.GrowingHead(2, n, rngs=nnx.Rngs(0)), 0),
     "room": (lambda n: head.room_for(n, 2), -1),
     "shift": (lambda n: augment.shift(KEY, MAPS, n), -1),
-    "epochs": (lambda n: driver.Schedule(n), 0),
+    "epochs": (
+        lambda n: supervised.supervised(TASK, optax.sgd(1), batch_size=3, epochs=n),
+        0,
+    ),
     "batch_size": (
-        lambda n: training.trainer(TASK, optax.sgd(1), num_train=9, batch_size=n),
+        lambda n: supervised.supervised(TASK, optax.sgd(1), batch_size=n, epochs=1),
         0,
     ),
     "hold out": (lambda n: hold_out(SPLIT, n, seed=0), -1),

@@ -6,11 +6,15 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
+import jsnn
 from experiments import csnn_mnist
 from experiments.csnn_mnist import Config
-from jsnn import runs
+from jsnn import data, runs
+from jsnn.train.rebuild import Shapes
+from jsnn.train.supervised import Samples
 
 TINY = {"data": "digits", "timesteps": 2, "batch_size": 128, "progress": False}
 
@@ -50,14 +54,31 @@ def test_fast_recipe_learns_digits_and_leaves_everything_behind(tmp_path):
     assert config["learning_rate"] == 4e-3
 
 
+def test_two_seeds_are_two_runs_and_are_loaded(tmp_path):
+    """One after the other, so to the bit."""
+    flags = TINY | {"epochs": 1, "num_validation": 100}
+    both = csnn_mnist.main(Config(out=tmp_path / "both", seed=3, seeds=2, **flags))
+    alone = csnn_mnist.main(Config(out=tmp_path / "alone", seed=3, **flags))
+    assert both["test_accuracy_seed_3"] == alone["test_accuracy"]
+    each = [both[f"test_accuracy_seed_{seed}"] for seed in (3, 4)]
+    assert both["test_accuracy"] == pytest.approx(np.mean(each))
+    images, labels = data.load("digits").test
+    found = jsnn.load(tmp_path / "both").predict(images, batch_size=128)
+    shares = (found.label == labels).mean(1)
+    np.testing.assert_allclose(shares, each, rtol=1e-6)
+    one = jsnn.load(tmp_path / "alone").predict(images, batch_size=128)
+    np.testing.assert_array_equal(one.scores, found.scores[0])
+
+
 def test_reference_recipe_is_the_reference():
     cfg = Config(out=None, recipe="reference").resolved()  # pyright: ignore
     assert (cfg.timesteps, cfg.learning_rate, cfg.batch_size) == (100, 1e-2, 128)
     assert (cfg.epochs, cfg.eval_every, cfg.beta, cfg.augment) == (1, 50, 0.5, False)
-    trainer, _ = csnn_mnist.make_trainer(cfg, (28, 28, 1), 10, 60_000)
-    assert trainer.steps_per_epoch == 468
-    state = jax.eval_shape(trainer.init, jax.random.key(0))
-    assert sum(p.size for p in jax.tree.leaves(state.model.params)) == 1_630_090
+    trainer = csnn_mnist.trainer_for(cfg, Shapes((28, 28, 1), 10, 60_000))
+    images = np.zeros(60_000)
+    assert trainer.steps_per_epoch(Samples(images, images)) == 468
+    own = jax.eval_shape(trainer.init, jax.random.key(0))
+    assert sum(p.size for p in jax.tree.leaves(own.model.params)) == 1_630_090
 
 
 @pytest.mark.parametrize(
@@ -98,7 +119,7 @@ def test_unknown_or_impossible_choices_fail_before_a_run_is_made(
 def test_an_image_too_small_for_the_network_is_refused():
     cfg = Config(out=None, recipe="reference")  # pyright: ignore
     with pytest.raises(ValueError, match=r"image_shape.*4 x 4"):
-        csnn_mnist.make_trainer(cfg, (3, 28, 1), 10, 100_000)
+        csnn_mnist.trainer_for(cfg, Shapes((3, 28, 1), 10, 100_000))
 
 
 def test_unwritable_out_is_refused(tmp_path):

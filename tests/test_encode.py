@@ -6,7 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from jsnn import encode
+from jsnn import encode, encoders
 
 T = 8
 
@@ -243,3 +243,11 @@ def test_errors_name_argument_and_value(call, message, images, key, monkeypatch)
 def test_intensities_are_not_checked_while_traced(images, key):
     spikes = jax.jit(lambda x: encode.bernoulli(key, x, T))(images * 3)
     assert spikes.shape == (T, *images.shape)
+
+
+def test_unit_interval():
+    pixels = jnp.asarray([0, 51, 255], jnp.uint8)
+    np.testing.assert_allclose(encoders.unit_interval(pixels), [0, 0.2, 1], rtol=1e-7)
+    floats = jnp.asarray([-1.5, 0.25, 3.0], jnp.float16)
+    assert encoders.unit_interval(floats).dtype == jnp.float32
+    np.testing.assert_array_equal(encoders.unit_interval(floats), floats)

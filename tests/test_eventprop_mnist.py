@@ -10,11 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jsnn
 from experiments import eventprop_mnist, eventprop_networks
 from experiments.eventprop_mnist import Config
-from experiments.eventprop_seeds import keys, over_seeds
 from jsnn import augment, checkpoint
+from jsnn import data as datasets
 from jsnn.eventprop import counts, network
+from jsnn.train.rebuild import Shapes
+from jsnn.train.supervised import Data, Samples
+from jsnn.train.trainer import start
+from jsnn.train.transform import over_seeds, seed_keys
 
 TINY = {"data": "digits", "batch_size": 128, "progress": False}
 
@@ -38,10 +43,9 @@ def test_a_run_stopped_and_resumed_is_the_same_bit_for_bit(tmp_path, monkeypatch
     monkeypatch.setattr(eventprop_mnist, "save_figures", lambda *_: None)
 
     def state(folder):
-        trainer, _ = eventprop_mnist.make_trainer(
-            Config(out=folder, **flags), (8, 8, 1), 10, 1437
-        )
-        like = jax.jit(trainer.init)(jax.random.key(0))
+        shapes = Shapes((8, 8, 1), 10, 1437)
+        trainer = eventprop_mnist.trainer_for(Config(out=folder, **flags), shapes)
+        like = jax.jit(lambda key: start(trainer, key))(jax.random.key(0))
         return checkpoint.restore(folder / "checkpoints", like)
 
     eventprop_mnist.main(Config(out=tmp_path / "whole", **flags))
@@ -75,8 +79,9 @@ def test_reference_recipe_is_the_reference():
     assert (cfg.T, cfg.dt, cfg.tau_m, cfg.tau_s) == (20, 1, 20, 5)
     assert (cfg.t_min, cfg.t_max, cfg.xi, cfg.alpha, cfg.beta) == (2, 12, 0.4, 0.01, 2)
     assert (cfg.lr, cfg.batch_size, cfg.epochs, cfg.kick) == (1.0, 128, 40, 0.1)
-    trainer, _ = eventprop_mnist.make_trainer(cfg, (28, 28, 1), 10, 60_000)
-    assert trainer.steps_per_epoch == 469  # the last one of 96 images
+    trainer = eventprop_mnist.trainer_for(cfg, Shapes((28, 28, 1), 10, 60_000))
+    images = np.zeros(60_000)
+    assert trainer.steps_per_epoch(Samples(images, images)) == 469  # the last of 96
     weight = jax.jit(trainer.init)(jax.random.key(0)).model.params[0]
     assert weight.shape == (784, 10)
     # Five standard errors of the mean and of the standard deviation of 7,840 draws from N(0.1, 0.1).
@@ -133,18 +138,20 @@ def test_kick_wakes_all_outputs_and_the_gradient_is_that_of_the_kicked_weights()
 @pytest.mark.parametrize("recipe", ["conv", "recurrent"])
 def test_other_recipes_fire_and_learn_a_batch(recipe):
     cfg = Config(out=None, recipe=recipe, hidden=8, batch_size=16, lr=1e-2)  # pyright: ignore
-    trainer, design = eventprop_mnist.make_trainer(cfg, (12, 12, 1), 4, 16)
+    shapes = Shapes((12, 12, 1), 4, 16)
+    trainer = eventprop_mnist.trainer_for(cfg, shapes)
+    design = eventprop_mnist.make_design(cfg.resolved(), shapes)
     images = jax.random.uniform(jax.random.key(0), (16, 12, 12, 1))
-    labels = jnp.arange(16) % 4
-    state = jax.jit(trainer.init)(jax.random.key(1))
+    samples = Samples(images, jnp.arange(16) % 4)
+    state = jax.jit(lambda key: start(trainer, key))(jax.random.key(1))
     net = network.chain(*design.layers)
     x = design.encode(images, None)
-    out = jax.jit(lambda w: net.apply(w, net.physics, None, x))(state.model.params)
+    out = jax.jit(lambda w: net.apply(w, net.physics, None, x))(state.own.model.params)
     assert all((counts(s) > 0).any() for s in out.spikes)
-    run, losses = jax.jit(trainer.run), []
+    run, losses = jax.jit(trainer.run, static_argnums=3), []
     for _ in range(15):
-        state, metrics = run(state, images, labels, 1)
-        losses.append(float(metrics.loss[0]))
+        state, metrics = run(state, samples, 1, None)
+        losses.append(float(metrics["loss"][0]))
     assert np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
@@ -161,7 +168,7 @@ def test_shifts_move_images_in_training_and_nowhere_else(key):
     loss = task.loss(model, key, images, labels)[0]
     assert loss == still.loss(model, key, moved, labels)[0]
     assert loss != still.loss(model, key, images, labels)[0]
-    same = task.predict(model, images, labels), still.predict(model, images, labels)
+    same = task.outputs(model, images), still.outputs(model, images)
     jax.tree.map(np.testing.assert_array_equal, *same)
 
 
@@ -188,28 +195,47 @@ def test_read_out_of_the_membranes(read_out, expected):
 
 def test_seeds_in_one_program_are_those_of_single_runs():
     cfg = Config(out=None, recipe="reference", batch_size=8)  # pyright: ignore
-    single, _ = eventprop_mnist.make_trainer(cfg, (4, 4, 1), 3, 16)
+    single = eventprop_mnist.trainer_for(cfg, Shapes((4, 4, 1), 3, 16))
     images = jax.random.uniform(jax.random.key(0), (16, 4, 4, 1))
-    labels = jnp.arange(16) % 3
-    want = [
-        jax.jit(single.run)(jax.jit(single.init)(jax.random.key(s)), images, labels, 2)
-        for s in (3, 4)
-    ]
+    data = Data(
+        Samples(images, jnp.arange(16) % 3), Samples(images, jnp.arange(16) % 3)
+    )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def two_steps(trainer, key):
+        state = start(trainer, key)
+        pool = trainer.pool(state, data, None)
+        state, metrics = trainer.run(state, pool, 2, None)
+        return state, metrics, trainer.evaluate(state, data, None)[1]
+
+    want = [two_steps(single, jax.random.key(s)) for s in (3, 4)]
     for at_once in (1, None):
         both = over_seeds(single, at_once=at_once)
-        state, metrics = jax.jit(both.run)(
-            jax.jit(both.init)(keys(3, 2)), images, labels, 2
-        )
+        state, metrics, found = two_steps(both, seed_keys(3, 2))
         assert state.step.shape == ()
-        for k, (one, _) in enumerate(want):
+        for k, (one, _, _) in enumerate(want):
             # Batched products may sum in another order.
             np.testing.assert_allclose(
-                state.model.params[0][k], one.model.params[0], rtol=1e-5, atol=1e-6
+                state.own.model.params[0][k],
+                one.own.model.params[0],
+                rtol=1e-5,
+                atol=1e-6,
             )
-        mean = np.mean([m.loss for _, m in want], axis=0)
-        np.testing.assert_allclose(metrics.loss, mean, rtol=1e-5)
-        evaluation = jax.jit(both.evaluate)(state.model, images, labels)
-        assert evaluation.prediction.shape == (2, 16)
+        mean = np.mean([m["loss"] for _, m, _ in want], axis=0)
+        np.testing.assert_allclose(metrics["loss"], mean, rtol=1e-5)
+        assert found.label.shape == (2, 16)
+
+
+def test_a_run_of_two_seeds_is_loaded_and_predicts(tmp_path):
+    """To the bit what its evaluation of the test set found, of each seed, whatever the batches."""
+    flags = TINY | {"recipe": "reference", "epochs": 1, "seeds": 2}
+    summary = eventprop_mnist.main(Config(out=tmp_path, **flags))
+    test = datasets.load("digits").test
+    found = jsnn.load(tmp_path).predict(test.images, batch_size=100)
+    assert found.label.shape == (2, 360)
+    for seed in range(2):
+        share = (found.label[seed] == test.labels).mean()
+        assert share == pytest.approx(summary[f"test_accuracy_seed_{seed}"])
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jsnn
 from experiments import eventprop_points, eventprop_yinyang
-from experiments.eventprop_seeds import keys
 from experiments.eventprop_yinyang import Config
 from jsnn.eventprop import TimedSpikes, event_layers, latency, spikes
 from jsnn.eventprop.flow import LIFParams
-from jsnn.layers import Model
+from jsnn.model import Model
+from jsnn.train.rebuild import Shapes
+from jsnn.train.trainer import start
 
 TINY = {"hidden": 20, "num_train": 64, "epochs": 1, "batch_size": 32, "progress": False}
 
@@ -34,6 +36,10 @@ def test_a_run_leaves_everything_behind_and_resumes(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     for name in ("curves", "confusion", "decision_map", "spike_times", "adjoints"):
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    test = eventprop_yinyang.points_of("test")
+    found = jsnn.load(tmp_path).predict(test.images)
+    share = (found.label == test.labels).mean()
+    assert share == pytest.approx(summary["test_accuracy"])
     again = eventprop_yinyang.main(dataclasses.replace(cfg, resume=True))
     assert again["test_accuracy_by_seed"] == summary["test_accuracy_by_seed"]
     with pytest.raises(RuntimeError, match="another configuration"):
@@ -43,7 +49,7 @@ def test_a_run_leaves_everything_behind_and_resumes(tmp_path):
 @pytest.fixture(scope="module")
 def solved():
     """First spikes, loss and gradient of one network on 24 points, by events and on two grids."""
-    points, labels = map(jnp.asarray, eventprop_yinyang.load("train", 24))
+    points, labels = map(jnp.asarray, eventprop_yinyang.points_of("train", 24))
     exact = config(solver="events", hidden=20, max_spikes=4)
     params = eventprop_points.init(exact, jax.random.key(0))
     # Around 1.5, as published: around the default 1.8 more neurons are awake, and more of their spikes come or go with the grid.
@@ -89,7 +95,7 @@ def test_both_solvers_have_nearly_the_same_gradient(solved):
 @pytest.mark.parametrize("solver", ["grid", "events"])
 def test_delays_are_learnt(solver):
     cfg = config(solver=solver, hidden=6, delays=True, max_delay=4.0)
-    points, labels = map(jnp.asarray, eventprop_yinyang.load("train", 8))
+    points, labels = map(jnp.asarray, eventprop_yinyang.points_of("train", 8))
     params = eventprop_points.init(cfg, jax.random.key(1))
     assert {"hidden_delay", "output_delay"} <= params.keys()
     ms = eventprop_points.delays(cfg, params, "hidden")
@@ -109,7 +115,7 @@ def test_delays_are_learnt(solver):
 @pytest.mark.parametrize("solver", ["grid", "events"])
 def test_lift_raises_neurons_that_no_point_woke(solver):
     cfg = config(solver=solver, hidden=6, lift=0.25)
-    points, labels = map(jnp.asarray, eventprop_yinyang.load("train", 8))
+    points, labels = map(jnp.asarray, eventprop_yinyang.points_of("train", 8))
     task, key = eventprop_points.make_task(cfg), jax.random.key(1)
     params, rest = task.init(key)
     params["hidden"] = params["hidden"].at[:, 0].set(-1.0)
@@ -197,7 +203,8 @@ def test_points_that_exceed_a_budget_are_misses_and_counted(tmp_path):
         "seed": 3,
     }
     roomy = Config(out=tmp_path / "roomy", max_spikes=4, **flags)
-    model = eventprop_yinyang.make_trainer(roomy).init(keys(3, 1)[0]).model
+    trainer = eventprop_yinyang.trainer_for(roomy, Shapes((4,), 3, 1))
+    model = start(trainer, jax.random.key(3)).own.model
 
     @jax.jit
     @jax.vmap
@@ -211,7 +218,8 @@ def test_points_that_exceed_a_budget_are_misses_and_counted(tmp_path):
         return jnp.isfinite(hidden.times).sum()
 
     train, test = (
-        eventprop_yinyang.load(name, n) for name, n in (("train", 1), ("test", None))
+        eventprop_yinyang.points_of(name, n)
+        for name, n in (("train", 1), ("test", None))
     )
     budget = int(number(train[0]).max())
     beyond = int((number(test[0]) > budget).sum())

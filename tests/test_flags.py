@@ -13,9 +13,9 @@ import pytest
 from experiments import (
     cil_cifar10,
     cli,
+    common,
     csnn_mnist,
     eventprop_mnist,
-    eventprop_seeds,
     eventprop_yinyang,
     flags,
     rules,
@@ -23,6 +23,7 @@ from experiments import (
 )
 from experiments.demo.settings import Config as Demo
 from experiments.sweep import Config as Sweep
+from jsnn.train import transform
 
 OUT = pathlib.Path("unused")
 SCRIPTS = {
@@ -212,7 +213,7 @@ def test_a_run_from_before_a_flag_is_resumed(tmp_path, monkeypatch):
     def open_run(cfg):
         return eventprop_yinyang.main(dataclasses.replace(cfg, resume=True))
 
-    monkeypatch.setattr(eventprop_yinyang.driver, "drive", stop)
+    monkeypatch.setattr(common, "fit", stop)
     with pytest.raises(KeyboardInterrupt):
         open_run(cfg)
     record = json.loads((tmp_path / "config.json").read_text())
@@ -257,11 +258,11 @@ def test_weights_of_methods_are_numbers_that_make_sense(setting, method):
 
 def test_seeds_up_to_the_last():
     last = 2**32 - 1
-    keys = jax.random.key_data(eventprop_seeds.keys(last - 2, 3))
+    keys = jax.random.key_data(transform.seed_keys(last - 2, 3))
     expected = [jax.random.key_data(jax.random.key(last - 2 + k)) for k in range(3)]
     np.testing.assert_array_equal(keys, expected)
     eventprop_yinyang.Config(OUT, seed=last - 2, seeds=3)
-    for module in (eventprop_yinyang, eventprop_mnist, cil_cifar10):
+    for module in (csnn_mnist, eventprop_yinyang, eventprop_mnist, cil_cifar10):
         with pytest.raises(ValueError, match=r"`--seeds 4` go beyond the largest seed"):
             module.Config(OUT, seed=last - 2, seeds=4)
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jsnn import check
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
 from jsnn.train import feed
@@ -47,13 +48,9 @@ class Schedule:
 
     def __post_init__(self):
         for name, least in (("log_every", 1), ("eval_every", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-        if not self.checkpoint_seconds >= 0:
-            raise ValueError(
-                f"`checkpoint_seconds` must not be negative, got {self.checkpoint_seconds}."
-            )
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check.whole(name, value, least))
+        check.number("checkpoint_seconds", self.checkpoint_seconds, "[0, inf]")
 
     def look(self, done: int, per_epoch: int, phase: Phase) -> int:
         """The next step of the phase at which an epoch ends or the held-out samples are due, after `done` steps."""

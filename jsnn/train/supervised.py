@@ -13,10 +13,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jsnn import check, encoders, losses, readout
+from jsnn import check, encoders, losses, readout, sweep
 from jsnn import mesh as meshes
 from jsnn.model import Model, Network
-from jsnn.train.trainer import Phase, Prediction, Trainer, Window
+from jsnn.train.trainer import Phase, Prediction, Trainer, Window, start, train_fn
 
 
 class Task(NamedTuple):
@@ -313,3 +313,29 @@ def _evaluate(
 def _report(found: Evaluation) -> list[dict[str, Any]]:
     loss = float(jnp.mean(found.loss))
     return [{"loss": loss, "accuracy": float(np.mean(found.hit))}]
+
+
+def program(
+    make: Callable[[dict[str, Array]], Trainer], data: Data, *, split: str = "test"
+) -> sweep.Program:
+    """A supervised training for `jsnn.sweep`.
+
+    A member's metrics are accuracy and loss of the held-out samples after the last epoch, and the mean training loss of that epoch.
+
+    Args:
+      make: the trainer for a member's values, which may be traced.
+      data: all members'.
+      split: what the held-out samples are called in the metrics' names.
+    """
+
+    def train(key, values, data):
+        trained = train_fn(make(values))(key, data)
+        leaves = jax.tree.leaves(trained.state.own.model.params)
+        return {
+            f"{split}_accuracy": trained.found.hit.mean(),
+            f"{split}_loss": trained.found.loss.mean(),
+            "train_loss": trained.metrics[-1]["loss"].mean(),
+            "finite": jnp.all(jnp.stack([jnp.isfinite(x).all() for x in leaves])),
+        }
+
+    return sweep.Program(train, data, lambda key, values: start(make(values), key))

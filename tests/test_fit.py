@@ -1,4 +1,4 @@
-"""Driving a trainer through a run folder: what happens at which step, and going on after a kill."""
+"""`fit` through a run folder: what happens at which step, and going on after a kill. What holds for all trainers is in test_trainers.py."""
 
 import json
 import math
@@ -10,23 +10,34 @@ import numpy as np
 import optax
 import pytest
 
-from jsnn import checkpoint, driver, runs, training
-from jsnn.layers import Model
+from jsnn import checkpoint, runs
+from jsnn.model import Model
+from jsnn.train import clock, loop, supervised
+from jsnn.train import trainer as trainers
+from jsnn.train.fitted import Fitted
+from jsnn.train.trainer import Phase, Prediction, Trainer
 
 N, BATCH = 10, 2  # five steps an epoch
+
+
+@pytest.fixture(autouse=True)
+def one_step_at_a_time(monkeypatch):
+    """Rows that are close to one another would come at once, and a checkpoint after them: see test_trainers.py."""
+    monkeypatch.setattr(clock, "_STRETCH_SECONDS", 0.0)
 
 
 def open_run(out: pathlib.Path, **kwargs) -> runs.Run:
     return runs.Run(out, experiment="test", config={"seed": 0}, **kwargs)
 
 
-def plan(schedule: driver.Schedule, per_epoch: int) -> tuple[list[int], list[int]]:
-    """All stops, and those with an evaluation."""
-    done, stops = 0, []
-    while done < schedule.num_epochs * per_epoch:
-        done = schedule.stops(done, per_epoch)
-        stops.append(done)
-    return stops, [s for s in stops if schedule.evaluates(s, per_epoch)]
+def plan(schedule: loop.Schedule, per_epoch: int) -> tuple[list[int], list[int]]:
+    """All steps of two epochs at which rows are due, and those with an evaluation."""
+    phase, done, stops = Phase("train", epochs=2), 0, []
+    while done < 2 * per_epoch:
+        look = schedule.look(done, per_epoch, phase)
+        stops += schedule.rows(done, look)
+        done = look
+    return stops, [s for s in stops if schedule.evaluates(s, per_epoch, phase)]
 
 
 @pytest.mark.parametrize(
@@ -41,14 +52,13 @@ def plan(schedule: driver.Schedule, per_epoch: int) -> tuple[list[int], list[int
     ],
 )
 def test_schedule(log_every, eval_every, stops, evaluations):
-    schedule = driver.Schedule(2, log_every, eval_every)
+    schedule = loop.Schedule(log_every, eval_every)
     assert plan(schedule, 7) == (stops, evaluations)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"num_epochs": 0},
         {"log_every": 0},
         {"eval_every": -1},
         {"checkpoint_seconds": -1.0},
@@ -58,14 +68,14 @@ def test_schedule(log_every, eval_every, stops, evaluations):
 def test_schedule_refuses(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=f"`{name}`"):
-        driver.Schedule(**{"num_epochs": 1, **wrong})
+        loop.Schedule(**wrong)
 
 
 class Killed(BaseException):
     """Stands for SIGKILL; `test_resume.py` sends real ones."""
 
 
-def trainer(*, optimizer=None, poison: int | None = None) -> training.Trainer:
+def trainer(*, optimizer=None, poison: int | None = None, epochs: int = 3) -> Trainer:
     """Fits a line by noisy gradient descent; after `poison` steps the loss is NaN."""
 
     def init(key):
@@ -79,40 +89,37 @@ def trainer(*, optimizer=None, poison: int | None = None) -> training.Trainer:
             value = jnp.where(count >= poison, jnp.nan, value)
         return value, ({"count": count + 1}, (jnp.abs(error) < 1).mean())
 
-    def predict(model, images, labels):
-        scores = images @ model.params["w"]
-        return jnp.square(scores - labels), jnp.round(scores).astype(int), scores
-
-    task = training.Task(init, loss, predict)
+    task = supervised.Task(
+        init,
+        loss,
+        lambda model, images: images @ model.params["w"],
+        lambda scores, labels: jnp.square(scores - labels),
+        lambda scores: Prediction(jnp.round(scores).astype(int), scores),
+    )
     optimizer = optimizer or optax.sgd(0.01)
-    return training.trainer(task, optimizer, num_train=N, batch_size=BATCH)
+    return supervised.supervised(task, optimizer, batch_size=BATCH, epochs=epochs)
 
 
 PLAIN = trainer()
 
 
-SETS = (
-    (np.linspace(-1, 1, 3 * N, dtype=np.float32).reshape(N, 3), np.arange(N) % 3),
-    (np.eye(3, dtype=np.float32), np.arange(3)),
+SETS = supervised.Data(
+    supervised.Samples(
+        np.linspace(-1, 1, 3 * N, dtype=np.float32).reshape(N, 3), np.arange(N) % 3
+    ),
+    supervised.Samples(np.eye(3, dtype=np.float32), np.arange(3)),
 )
 
 
-def drive(run: runs.Run, schedule=None, it=PLAIN) -> driver.Result:
+def drive(run: runs.Run, schedule=None, it=PLAIN) -> Fitted:
     if schedule is None:
-        schedule = driver.Schedule(3, 2, 4, checkpoint_seconds=0.0)
-    return driver.drive(
-        run,
-        it,
-        jax.random.key(0),
-        *SETS,
-        schedule,
-        batch_size=BATCH,
-        progress=False,
-    )
+        schedule = loop.Schedule(2, 4, checkpoint_seconds=0.0)
+    key = jax.random.key(0)
+    return loop.fit(it, SETS, key, run=run, schedule=schedule, progress=False)
 
 
 def timeless(run: runs.Run) -> list[dict]:
-    times = ("seconds", "train_seconds")
+    times = ("seconds", "train_seconds", "cpu_seconds")
     return [{k: v for k, v in row.items() if k not in times} for row in run.rows()]
 
 
@@ -120,12 +127,13 @@ def test_rows_are_means_of_the_steps_since_the_last(tmp_path):
     run = open_run(tmp_path)
     result = drive(run)
     it = PLAIN
-    state, losses, accuracies = it.init(jax.random.key(0)), [], []
-    step_fn, evaluate = jax.jit(it.run), jax.jit(it.evaluate)
+    sets = jax.device_put(SETS)
+    state, losses, accuracies = trainers.start(it, jax.random.key(0)), [], []
+    step_fn = jax.jit(it.run, static_argnums=3)
     for _ in range(15):
-        state, metrics = step_fn(state, *jax.device_put(SETS[0]), 1)
-        losses.append(metrics.loss[0])
-        accuracies.append(metrics.accuracy[0])
+        state, metrics = step_fn(state, sets.train, 1, None)
+        losses.append(metrics["loss"][0])
+        accuracies.append(metrics["accuracy"][0])
     rows = [row for row in run.rows() if row["split"] == "train"]
     assert [row["step"] for row in rows] == [1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 15]
     start = 0
@@ -138,9 +146,9 @@ def test_rows_are_means_of_the_steps_since_the_last(tmp_path):
         start = row["step"]
     tests = [row for row in run.rows() if row["split"] == "test"]
     assert [row["step"] for row in tests] == [1, 5, 9, 10, 13, 15]
-    final = evaluate(state.model, *jax.device_put(SETS[1]))
+    _, final = it.evaluate(state, sets, None)
     assert tests[-1]["loss"] == pytest.approx(float(np.mean(final.loss)), rel=1e-6)
-    np.testing.assert_allclose(result.evaluation.scores, final.scores, rtol=1e-6)
+    np.testing.assert_allclose(result.found.scores, final.scores, rtol=1e-6)
     assert result.state.step == 15
     assert result.samples_per_second > 0
     assert checkpoint.steps(run.checkpoints) == [14, 15]
@@ -148,11 +156,21 @@ def test_rows_are_means_of_the_steps_since_the_last(tmp_path):
 
 def test_seconds_between_checkpoints(tmp_path):
     run = open_run(tmp_path)
-    drive(run, driver.Schedule(3, 1, checkpoint_seconds=1e6))
+    drive(run, loop.Schedule(1, checkpoint_seconds=1e6))
     assert checkpoint.steps(run.checkpoints) == [15]
 
 
-def drive_until(run, monkeypatch, step: int, schedule=None, *, saves: bool = False):
+def test_other_samples_are_evaluated_afterwards(tmp_path):
+    result = drive(open_run(tmp_path))
+    other = result.evaluate(supervised.Data(SETS.held, SETS.train))
+    assert other.loss.shape == (N,)
+    same = result.evaluate(SETS)
+    np.testing.assert_allclose(same.loss, result.found.loss, rtol=1e-6)
+
+
+def drive_until(
+    run, monkeypatch, step: int, schedule=None, *, saves: bool = False, it=PLAIN
+):
     """Ends as a kill would when the checkpoint of `step` is due, or once it is saved."""
     save = checkpoint.save
 
@@ -165,7 +183,7 @@ def drive_until(run, monkeypatch, step: int, schedule=None, *, saves: bool = Fal
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", save_or_die)
         with pytest.raises(Killed):
-            drive(run, schedule)
+            drive(run, schedule, it)
 
 
 @pytest.mark.parametrize("killed_at", [1, 4, 10])
@@ -189,7 +207,7 @@ def test_a_finished_run_resumed_says_the_same(tmp_path):
     run = open_run(tmp_path, resume=True)
     again = drive(run)
     assert run.rows() == before
-    np.testing.assert_array_equal(again.evaluation.loss, first.evaluation.loss)
+    np.testing.assert_array_equal(again.found.loss, first.found.loss)
     assert again.samples_per_second == first.samples_per_second
     assert again.seconds >= before[-1]["seconds"]
 
@@ -204,19 +222,27 @@ class Hours:
         self.now += 1
         return self.now
 
+    process_time = monotonic
+
 
 def test_time_adds_up_over_the_parts(tmp_path, monkeypatch):
     """The clock of another process starts anywhere; the time between the parts does not count."""
-    schedule = driver.Schedule(2, 1, 0, checkpoint_seconds=0.0)
-    monkeypatch.setattr(driver, "time", Hours(0.0))
-    expected = drive(whole := open_run(tmp_path / "whole"), schedule)
+    schedule, it = loop.Schedule(1, 0, checkpoint_seconds=0.0), trainer(epochs=2)
+
+    def set_clock(now: float) -> None:
+        hours = Hours(now)
+        monkeypatch.setattr(loop, "time", hours)
+        monkeypatch.setattr(clock, "time", hours)
+
+    set_clock(0.0)
+    expected = drive(whole := open_run(tmp_path / "whole"), schedule, it)
     run = open_run(tmp_path / "parts")
     for began, step in ((1e3, 3), (1e6, 7)):
-        monkeypatch.setattr(driver, "time", Hours(began))
-        drive_until(run, monkeypatch, step, schedule, saves=True)
+        set_clock(began)
+        drive_until(run, monkeypatch, step, schedule, saves=True, it=it)
         run = open_run(tmp_path / "parts", resume=True)
-    monkeypatch.setattr(driver, "time", Hours(-50.0))
-    result = drive(run, schedule)
+    set_clock(-50.0)
+    result = drive(run, schedule, it)
     # What a part does after its last row, and before its first, differs by a reading or two.
     seconds = [row["seconds"] for row in run.rows()]
     assert seconds == sorted(seconds)
@@ -249,7 +275,7 @@ def test_nan_parameters_stop_the_run_even_if_the_loss_is_finite(tmp_path):
         return jax.tree.map(lambda g: -scale * g, updates), state + 1
 
     optimizer = optax.GradientTransformation(lambda params: jnp.int32(0), update)
-    schedule = driver.Schedule(1, 1, 0, checkpoint_seconds=0.0)
+    schedule = loop.Schedule(1, 0, checkpoint_seconds=0.0)
     run = open_run(tmp_path)
     with pytest.raises(FloatingPointError, match=r"parameters.*NaN.*step 4"):
         drive(run, schedule, trainer(optimizer=optimizer))
@@ -267,18 +293,12 @@ def test_a_damaged_checkpoint_costs_its_steps_only(tmp_path):
     with pytest.warns(UserWarning, match="passed over"):
         result = drive(run)
     assert timeless(run) == timeless(whole)
-    assert jnp.all(result.state.model.params["w"] == expected.state.model.params["w"])
+    assert jnp.all(result.model.params["w"] == expected.model.params["w"])
 
 
 def test_progress_is_shown_on_request(tmp_path, capfd):
-    driver.drive(
-        open_run(tmp_path),
-        PLAIN,
-        jax.random.key(0),
-        *SETS,
-        driver.Schedule(1),
-        batch_size=BATCH,
-    )
+    it, run = trainer(epochs=1), open_run(tmp_path)
+    loop.fit(it, SETS, jax.random.key(0), run=run)
     captured = capfd.readouterr()
     assert "5/5" in captured.err
     assert "loss=" in captured.err
