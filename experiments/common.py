@@ -9,7 +9,7 @@ from experiments import cli, flags
 from jsnn import check, runs
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
-from jsnn.train import rebuild, supervised
+from jsnn.train import rebuild, saved, supervised
 from jsnn.train.fitted import Fitted
 from jsnn.train.loop import Schedule, fit
 from jsnn.train.trainer import Trainer, start
@@ -24,13 +24,6 @@ def check_batch(batch_size: int, num_train: int) -> None:
     """
     remedy = "It is at most the number of training samples."
     check.whole("batch_size", batch_size, 1, num_train, remedy=remedy)
-
-
-def of_seeds(trainer: Trainer, cfg: Any) -> Trainer:
-    """The trainer of all `--seeds`."""
-    if cfg.seeds == 1:
-        return trainer
-    return over_seeds(trainer, at_once=cfg.seeds_at_once)
 
 
 class Trained(NamedTuple):
@@ -57,18 +50,20 @@ def train(
     schedule: Schedule,
     rules: flags.Rules,
 ) -> Trained:
-    """Trains through the run folder `cfg.out`, evaluates on the test set, and keeps the model there.
+    """Trains all seeds through the run folder `cfg.out`, evaluates on the test set, and keeps the model of the first seed there.
 
     Args:
       name: of the script.
       cfg: its configuration, complete.
-      trainer: of all seeds.
+      trainer: of one seed.
       dataset: its validation samples, if any, are looked at during training instead of the test set.
       schedule: when to write rows, evaluate and save.
       rules: of the script's flags.
     """
-    seeds = cfg.seeds > 1
-    key = seed_keys(cfg.seed, cfg.seeds) if seeds else jax.random.key(cfg.seed)
+    key = jax.random.key(cfg.seed)
+    if seeds := cfg.seeds > 1:
+        key = seed_keys(cfg.seed, cfg.seeds)
+        trainer = over_seeds(trainer, at_once=cfg.seeds_at_once)
     jax.eval_shape(lambda key: start(trainer, key), key)  # a wrong shape fails here
     run = runs.Run(
         cfg.out,
@@ -86,14 +81,14 @@ def train(
         test = supervised.Samples(*dataset.test)
         found = fitted.evaluate(supervised.Data(supervised.Samples((), ()), test))
     found = jax.tree.map(np.asarray, found)
-    if meshes.is_primary():
-        fitted.about = rebuild.about(name, cfg, rebuild.shapes_of(dataset))
-        fitted.save(run.out / rebuild.MODEL)
     model = fitted.model
     if seeds:
         model = jax.tree.map(lambda x: x[0], model)
     else:
         found = jax.tree.map(lambda x: x[None], found)
+    if meshes.is_primary():
+        about = rebuild.about(name, cfg, rebuild.shapes_of(dataset))
+        saved.write(run.out / rebuild.MODEL, model, about)
     return Trained(run, fitted, found, model)
 
 

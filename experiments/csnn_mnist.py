@@ -210,7 +210,7 @@ def make_optimizer(cfg: Config, num_steps: int) -> optax.GradientTransformation:
     return optax.adam(lambda step: peak * shape(step))
 
 
-def make_trainer(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
+def trainer_for(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
     """The trainer of one seed."""
     cfg = cfg.resolved()
     common.check_batch(cfg.batch_size, shapes.num_train)
@@ -222,11 +222,6 @@ def make_trainer(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Train
         epochs=cfg.epochs,
         mesh=mesh,
     )
-
-
-def trainer_for(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
-    """The trainer of a run, of all its seeds."""
-    return common.of_seeds(make_trainer(cfg, shapes, mesh), cfg)
 
 
 # What a sweep may vary within one compiled program.
@@ -246,7 +241,7 @@ def program(cfg: Config) -> sweep.Program:
     dataset = load(cfg, 0)
     shapes = rebuild.shapes_of(dataset)
     return supervised.program(
-        lambda values: make_trainer(sweep.with_values(cfg, values), shapes),
+        lambda values: trainer_for(sweep.with_values(cfg, values), shapes),
         supervised.prepare(dataset),
         split="test" if dataset.validation is None else "validation",
     )

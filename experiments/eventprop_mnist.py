@@ -220,8 +220,8 @@ def make_trainer(settings: Any, shapes: Shapes, mesh: Mesh | None = None) -> Tra
 
 
 def trainer_for(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
-    """The trainer of a run, of all its seeds."""
-    return common.of_seeds(make_trainer(cfg.resolved(), shapes, mesh), cfg)
+    """The trainer of one seed of a run."""
+    return make_trainer(cfg.resolved(), shapes, mesh)
 
 
 # What a sweep may vary within one compiled program.

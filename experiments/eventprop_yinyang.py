@@ -127,7 +127,7 @@ def load(cfg: Config) -> data.Dataset:
     )
 
 
-def make_trainer(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
+def trainer_for(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
     """The trainer of one seed."""
     common.check_batch(cfg.batch_size, shapes.num_train)
     steps = shapes.num_train // cfg.batch_size
@@ -146,11 +146,6 @@ def make_trainer(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Train
     )
 
 
-def trainer_for(cfg: Config, shapes: Shapes, mesh: Mesh | None = None) -> Trainer:
-    """The trainer of a run, of all its seeds."""
-    return common.of_seeds(make_trainer(cfg, shapes, mesh), cfg)
-
-
 # What a sweep may vary within one compiled program.
 SWEPT = ("lr", "lr_decay", "tau_m", "tau_s", "tau_softmax", "alpha", "tau_early")
 
@@ -160,7 +155,7 @@ def program(cfg: Config) -> sweep.Program:
     dataset = load(cfg)
     shapes = rebuild.shapes_of(dataset)
     return supervised.program(
-        lambda values: make_trainer(sweep.with_values(cfg, values), shapes),
+        lambda values: trainer_for(sweep.with_values(cfg, values), shapes),
         supervised.prepare(dataset),
         split="test" if dataset.validation is None else "validation",
     )

@@ -1,4 +1,4 @@
-"""A run and its folder: config, rows of metrics, checkpoints, summary. `jsnn.driver` drives training through it.
+"""A run and its folder: config, rows of metrics, checkpoints, summary. `jsnn.fit` trains through it.
 
 out/config.json      what was asked for, with versions, device and commit
 out/metrics.jsonl    one JSON object a row

@@ -227,15 +227,13 @@ def test_seeds_in_one_program_are_those_of_single_runs():
 
 
 def test_a_run_of_two_seeds_is_loaded_and_predicts(tmp_path):
-    """To the bit what its evaluation of the test set found, of each seed, whatever the batches."""
+    """By its first seed, as its evaluation of the test set found."""
     flags = TINY | {"recipe": "reference", "epochs": 1, "seeds": 2}
     summary = eventprop_mnist.main(Config(out=tmp_path, **flags))
     test = datasets.load("digits").test
     found = jsnn.load(tmp_path).predict(test.images, batch_size=100)
-    assert found.label.shape == (2, 360)
-    for seed in range(2):
-        share = (found.label[seed] == test.labels).mean()
-        assert share == pytest.approx(summary[f"test_accuracy_seed_{seed}"])
+    share = (found.label == test.labels).mean()
+    assert share == pytest.approx(summary["test_accuracy_seed_0"])
 
 
 @pytest.mark.parametrize(

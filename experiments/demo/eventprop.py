@@ -39,7 +39,7 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
     config = {"seed": cfg.seed} | {name: getattr(settings, name) for name in shown}
     run = runs.Run(folder, experiment="demo", config=config)
     fitted = jsnn.fit(
-        yinyang_script.make_trainer(settings, rebuild.shapes_of(dataset)),
+        yinyang_script.trainer_for(settings, rebuild.shapes_of(dataset)),
         dataset,
         jax.random.key(cfg.seed),
         run=run,
