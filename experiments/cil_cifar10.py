@@ -134,9 +134,7 @@ class Config(cli.Devices):
     """Show progress."""
 
     def __post_init__(self):
-        network = "cnn" if "cifar" in self.data else "small"
-        recipe = RECIPES.get(self.recipe, {})
-        flags.check_all(self, rules.CIL, {"network": network} | recipe)
+        flags.check_ranges(self, rules.CIL.ranges)
         method = _method(self)
         least = 1 + sum(part.withheld > 0 for part in method.parts)
         if self.buffer < least:
@@ -145,6 +143,12 @@ class Config(cli.Devices):
             )
         flags.check_seeds(self)
         parse_settings(self.settings, method)
+
+    def check_needs(self) -> None:
+        """Refuses flags that would do nothing."""
+        network = "cnn" if "cifar" in self.data else "small"
+        recipe = RECIPES.get(self.recipe, {})
+        flags.check_needs(self, rules.CIL, {"network": network} | recipe)
 
     def resolved(self) -> "Config":
         """The same with the recipe's defaults filled in."""

@@ -78,10 +78,11 @@ def decisive(config: Any, *, free: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def in_flags(main: Callable[[Config], dict[str, Any]]) -> Any:
-    """A script's `main` whose complaints name flags, where the library's name its arguments."""
+    """A script's `main` that first refuses flags that would do nothing, and whose complaints name flags, where the library's name its arguments."""
 
     @functools.wraps(main)
     def named(cfg: Config) -> dict[str, Any]:
+        cast(Any, cfg).check_needs()
         try:
             return main(cfg)
         except ValueError as error:

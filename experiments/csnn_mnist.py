@@ -120,8 +120,12 @@ class Config(cli.Seeds, cli.Devices):
     """Show a progress bar."""
 
     def __post_init__(self):
-        flags.check_all(self, rules.CSNN, RECIPES.get(self.recipe, {}))
+        flags.check_ranges(self, rules.CSNN.ranges)
         flags.check_seeds(self)
+
+    def check_needs(self) -> None:
+        """Refuses flags that would do nothing."""
+        flags.check_needs(self, rules.CSNN, RECIPES.get(self.recipe, {}))
 
     def resolved(self) -> "Config":
         """The same with the recipe's defaults filled in."""

@@ -148,10 +148,14 @@ class Config(cli.Seeds, cli.Devices):
     """Show a progress bar."""
 
     def __post_init__(self):
-        flags.check_all(self, rules.EVENTPROP_MNIST, RECIPES.get(self.recipe, {}))
+        flags.check_ranges(self, rules.EVENTPROP_MNIST.ranges)
         flags.check_seeds(self)
         if self.recipe != "reference" and self.hidden is not None:
             check.whole("--hidden", self.hidden, 1)
+
+    def check_needs(self) -> None:
+        """Refuses flags that would do nothing."""
+        flags.check_needs(self, rules.EVENTPROP_MNIST, RECIPES.get(self.recipe, {}))
 
     def resolved(self) -> "Config":
         """The same with the recipe's defaults filled in, and times checked against each other."""

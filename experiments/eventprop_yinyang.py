@@ -96,7 +96,7 @@ class Config(cli.Seeds, cli.Devices):
 
     def __post_init__(self):
         most_events = self.hidden * self.max_spikes
-        flags.check_all(self, rules.EVENTPROP_YINYANG, {"max_events": most_events})
+        flags.check_ranges(self, rules.EVENTPROP_YINYANG.ranges)
         flags.check_seeds(self)
         if self.t_max >= self.T:
             raise ValueError(
@@ -108,6 +108,11 @@ class Config(cli.Seeds, cli.Devices):
             )
         if self.max_events > most_events:
             object.__setattr__(self, "max_events", most_events)
+
+    def check_needs(self) -> None:
+        """Refuses flags that would do nothing."""
+        most_events = {"max_events": self.hidden * self.max_spikes}
+        flags.check_needs(self, rules.EVENTPROP_YINYANG, most_events)
 
 
 def points_of(name: str, size: int | None = None) -> data.Split:

@@ -89,8 +89,14 @@ def given(config: Any, defaults: Mapping[str, Any]) -> set[str]:
     }
 
 
-def check_all(config: Any, rules: Rules, defaults: Mapping[str, Any] = {}) -> None:
-    """Refuses numbers out of range, and flags that would do nothing.
+def check_all(config: Any, rules: Rules) -> None:
+    """Refuses numbers out of range, and flags that would do nothing."""
+    check_ranges(config, rules.ranges)
+    check_needs(config, rules)
+
+
+def check_needs(config: Any, rules: Rules, defaults: Mapping[str, Any] = {}) -> None:
+    """Refuses flags that would do nothing.
 
     Args:
       config: a script's.
@@ -100,7 +106,6 @@ def check_all(config: Any, rules: Rules, defaults: Mapping[str, Any] = {}) -> No
     Raises:
       ValueError: with the flag, its value, and what to do about it.
     """
-    check_ranges(config, rules.ranges)
     asked = given(config, defaults)
     for needs in rules.needs:
         useless = asked & {*needs.flags.split()}

@@ -95,7 +95,7 @@ class Config:
             raise ValueError(
                 f"`--model` must be one of {', '.join(stdp.NETWORKS)}, got {self.model!r}."
             )
-        flags.check_all(self, rules.STDP)
+        flags.check_ranges(self, rules.STDP.ranges)
         if missing := [str(path) for path in self.reuse if not path.is_dir()]:
             raise ValueError(
                 f"`--reuse {missing[0]}` is no folder. Name the `--out` of a run that has trained layers."
@@ -111,6 +111,10 @@ class Config:
                 raise ValueError(
                     f"`{flags.name(name)}` must be left out: {self.model} has {has}, got {value}."
                 )
+
+    def check_needs(self) -> None:
+        """Refuses flags that would do nothing."""
+        flags.check_needs(self, rules.STDP)
 
     def network(self) -> stdp.Network:
         """The declaration, with the epochs, the filters and the numbers that were asked for; rates and thresholds may be traced."""

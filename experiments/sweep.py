@@ -179,7 +179,9 @@ def _checked(module: ModuleType, values: dict[str, Any], out: pathlib.Path) -> A
     values = {name: value for name, value in values.items() if "." not in name}
     if weights:
         values["settings"] = (*values.get("settings", ()), *weights)
-    return config(out=out, **values)
+    made = config(out=out, **values)
+    made.check_needs()
+    return made
 
 
 def _placed(config: Any, data_dir: pathlib.Path | None) -> Any:

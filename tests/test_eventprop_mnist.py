@@ -252,8 +252,9 @@ def test_a_run_of_two_seeds_is_loaded_and_predicts(tmp_path):
 )
 def test_flags_out_of_range_fail_before_anything_else(tmp_path, flags, words):
     with pytest.raises(ValueError, match=r"--") as error:
-        Config(out=tmp_path / "run", **flags)
+        eventprop_mnist.main(Config(out=tmp_path / "run", **flags))
     assert all(word in str(error.value) for word in words), str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -162,10 +162,12 @@ USELESS = {
     ("script", "given", "flag", "remedy"),
     [(script, *case) for script, cases in USELESS.items() for case in cases],
 )
-def test_flags_that_would_do_nothing_are_refused(script, given, flag, remedy):
+def test_flags_that_would_do_nothing_are_refused(script, given, flag, remedy, tmp_path):
+    module, out = SCRIPTS[script][0], tmp_path / "run"
     with pytest.raises(ValueError, match=f"`{flag}` would do nothing") as error:
-        SCRIPTS[script][0].Config(OUT, **given)
+        module.main(module.Config(out, **given))
     assert remedy in str(error.value).partition("it needs")[2]
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,7 @@ def test_flags_that_would_do_nothing_are_refused(script, given, flag, remedy):
 )
 def test_flags_that_matter_pass(script, given):
     cfg = SCRIPTS[script][0].Config(OUT, **given)
+    cfg.check_needs()
     assert {k: getattr(cfg, k) for k in given} == given
 
 
