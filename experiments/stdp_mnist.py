@@ -9,7 +9,6 @@ once, at the end. `--reuse` takes over layers that another run has trained and t
 what each network reaches and costs.
 """
 
-import csv
 import dataclasses
 import pathlib
 from typing import Any, Literal
@@ -319,7 +318,7 @@ def main(cfg: Config) -> dict[str, Any]:
     write_figures(cfg, fitted, chosen(cfg, dataset), found)
     rewarded = [r for r in fitted.rows if r["layer"] == "decision"]
     if network.decision:
-        write_history(cfg.out / "history.csv", rewarded)
+        stdp_figures.write_history(cfg.out / "history.csv", rewarded)
     epochs = round(rewarded[-1]["epoch"]) if rewarded else 0
     best = getattr(fitted.state.own, "epoch", epochs)
     looks = [r["accuracy"] for r in rewarded if r["split"] == "validation"]
@@ -373,25 +372,6 @@ def write_figures(
         with SummaryWriter(str(cfg.out / "tensorboard" / "figures")) as writer:
             for name, figure in drawn.items():
                 writer.add_figure(name, figure, close=False)
-
-
-def write_history(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """R-STDP's history, one line an epoch, in the original's columns and validation in place of test."""
-    epochs: dict[int, dict[str, Any]] = {}
-    for row in rows:
-        epoch = epochs.setdefault(int(np.ceil(row["epoch"])), {"train": []})
-        if row["split"] == "train":
-            epoch["train"].append((row["accuracy"], row["loss"]))
-        else:
-            epoch["validation"] = (row["accuracy"], row["loss"])
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["epoch", "train_acc", "train_loss", "validation_acc", "validation_loss"]
-        )
-        for number, epoch in epochs.items():
-            means = np.mean(epoch["train"], axis=0).tolist()
-            writer.writerow([number, *means, *epoch.get("validation", ("", ""))])
 
 
 def _convergence(rows: list[dict[str, Any]]) -> str:

@@ -49,7 +49,7 @@ _HOME = {
     "seed_keys": "train.transform",
     "keep_best": "train.transform",
     "fit": "train.loop",
-    "Schedule": "train.loop",
+    "Schedule": "train.schedule",
     "Fitted": "train.fitted",
     "Prediction": "train.trainer",
     "load": "train.fitted",

@@ -5,6 +5,8 @@ Made as in `jsnn.figures`. Pictures of many features are one mosaic, in blue tha
 Axes: F features, H, W pixels or neurons.
 """
 
+import csv
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -256,3 +258,22 @@ def convergence(rows: Sequence[Mapping[str, Any]]) -> "Figure":
         ax.set_xlim(left=0)
         ax.legend()
     return figure
+
+
+def write_history(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """R-STDP's history, one line an epoch, in the original's columns and validation in place of test."""
+    epochs: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        epoch = epochs.setdefault(int(np.ceil(row["epoch"])), {"train": []})
+        if row["split"] == "train":
+            epoch["train"].append((row["accuracy"], row["loss"]))
+        else:
+            epoch["validation"] = (row["accuracy"], row["loss"])
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["epoch", "train_acc", "train_loss", "validation_acc", "validation_loss"]
+        )
+        for number, epoch in epochs.items():
+            means = np.mean(epoch["train"], axis=0).tolist()
+            writer.writerow([number, *means, *epoch.get("validation", ("", ""))])
