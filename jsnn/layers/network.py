@@ -187,4 +187,4 @@ def network(build: Any) -> Network:
     def run(model, x, *, key=None, train=False) -> Output:
         return Output(*apply(graphdef, model, x, key=key, train=train))
 
-    return Network(lambda key: split(make(key))[1], run, graphdef)
+    return Network(lambda key: split(make(key))[1], run, graphdef=graphdef)
