@@ -192,7 +192,9 @@ def _placed(config: Any, data_dir: pathlib.Path | None) -> Any:
         raise ValueError(
             f"`--data-dir {data_dir}` would do nothing: this experiment draws its data. Leave it out."
         )
-    return dataclasses.replace(config, data_dir=data_dir)
+    placed = dataclasses.replace(config, data_dir=data_dir)
+    placed.check_needs()
+    return placed
 
 
 def members(cfg: Config) -> list[search.Member]:

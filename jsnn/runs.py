@@ -79,20 +79,20 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON for whatever a config or a row holds; non-finite numbers become null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
+            f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)
         }
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, np.ndarray | jax.Array):
-        return _plain(np.asarray(value).tolist())
+        return plain(np.asarray(value).tolist())
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | bool | None) else str(value)
@@ -128,8 +128,8 @@ class Run:
         before: Mapping[str, Any] | None = None,
     ):
         out = check.path("out", out)
-        self._before, self._lock = _plain(dict(before or {})), None
-        self.out, self.experiment, self.config = out, experiment, _plain(config)
+        self._before, self._lock = plain(dict(before or {})), None
+        self.out, self.experiment, self.config = out, experiment, plain(config)
         self.resume, self.checkpoints = resume, out / "checkpoints"
         self._metrics, self._config = out / "metrics.jsonl", out / "config.json"
         self._tensorboard: Any = None
@@ -254,7 +254,7 @@ class Run:
             return
         try:
             with self._metrics.open("a") as file:
-                file.write(json.dumps(_plain(row)) + "\n")
+                file.write(json.dumps(plain(row)) + "\n")
         except OSError as error:
             raise self._full(self._metrics, error) from error
         if self._writer is not None:
@@ -317,7 +317,7 @@ class Run:
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Writes summary.json: the result with experiment, device, versions and commit. Returns it."""
-        whole = _plain(
+        whole = plain(
             {
                 "experiment": self.experiment,
                 **summary,

@@ -21,7 +21,7 @@ from jsnn import (
     neurons,
     surrogate,
 )
-from jsnn.continual import trainer as continual
+from jsnn.continual import settings
 from jsnn.data.dataset import Split, hold_out
 from jsnn.data.yinyang import yin_yang
 from jsnn.eventprop import delay, flow, latency, spikes
@@ -322,5 +322,5 @@ def test_settings_of_continual_methods_are_checked_by_name():
             ("decay", 1.5),
         ):
             with pytest.raises(ValueError, match=f"`replay.{name}` must"):
-                continual._check_settings({"replay": {name: kind(value)}})
-        continual._check_settings({"replay": {"alpha": kind(0), "decay": kind(1)}})
+                settings.check_settings({"replay": {name: kind(value)}})
+        settings.check_settings({"replay": {"alpha": kind(0), "decay": kind(1)}})

@@ -107,7 +107,7 @@ def setup():
 def loop(model, images, running=None):
     """The reference in NumPy float64, step by step; batch statistics of each step, or `running` ones. Spikes by layer, and statistics."""
     p = jax.tree.map(
-        lambda a: np.asarray(a, np.float64), layers.nnx.to_pure_dict(model.params)
+        lambda a: np.asarray(a, np.float64), nnx.to_pure_dict(model.params)
     )
     features, dense = p["layers"][0]["layers"], p["layers"][1]
 
@@ -159,7 +159,7 @@ def test_equals_the_definition_step_by_step(setup):
     assert all(0.02 < r.mean() < 0.98 for r in rates), "a layer is silent or saturated"
     # Spikes are whole: equal, or a membrane lay within rounding of its threshold, which it does not here.
     np.testing.assert_allclose(output.logits, rates[3], atol=1e-6)
-    kept = layers.nnx.to_pure_dict(output.rest)["layers"][0]["layers"]
+    kept = nnx.to_pure_dict(output.rest)["layers"][0]["layers"]
     for k, (mean, var) in stats.items():
         np.testing.assert_allclose(kept[k]["mean"], mean, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(kept[k]["var"], var, rtol=1e-4)
@@ -190,7 +190,7 @@ def test_scale_and_offset_learn_unless_frozen(setup, mode, learns):
         )
         return jnp.square(output.features).sum()
 
-    gradient = layers.nnx.to_pure_dict(jax.jit(jax.grad(loss))(setup.model.params))
+    gradient = nnx.to_pure_dict(jax.jit(jax.grad(loss))(setup.model.params))
     features = gradient["layers"][0]["layers"]
     assert (features[0]["weight"] != 0).any()
     for k in (1, 4, 8):

@@ -67,7 +67,12 @@ def test_latent_replay_keeps_what_the_upper_half_sees(kind, places):
         whole, again = replayed(model, images)
         np.testing.assert_allclose(again, whole, rtol=1e-5, atol=1e-6)
         assert np.abs(whole - whole[:1]).max() > 1e-3
-    wrong = {-1, 0, 1, 2, 3, 4, 5, 8, 99} - {*places}
+    for place in (-1, 0):
+        with pytest.raises(
+            ValueError, match=f"`--latent-layer` must be .* got {place}"
+        ):
+            latent_network(kind, latent_layer=place)
+    wrong = {1, 2, 3, 4, 5, 8, 99} - {*places}
     for place in wrong:
         _, network, *_ = latent_network(kind, latent_layer=place)
         known = ", ".join(map(str, places))
@@ -142,7 +147,7 @@ def test_samples_are_kept_by_the_lower_half_as_it_stays():
         state, _ = run(state, pool, jnp.int32(2), False)
         state = end(state, given, False)._replace(phase=jnp.int32(number + 1))
         model = state.own.model
-        tree = jax.tree.map(np.asarray, layers.nnx.to_pure_dict(model.params))
+        tree = jax.tree.map(np.asarray, nnx.to_pure_dict(model.params))
         features = tree["layers"][0]["layers"]
         below.append({k: v for k, v in features.items() if k < 3})
         above = features[3]["weight"]

@@ -270,7 +270,9 @@ def test_layers_in_float64():
 
 def test_readme_lines_in_float64():
     """The program of "In ten lines" with `jax_enable_x64`: rates of a NumPy loop, and finite gradients."""
-    code = re.search(r"## In ten lines\s+```python\n(.*?)```", README.read_text(), re.S)
+    code = re.search(
+        r"## Neurons as functions\s.*?```python\n(.*?)```", README.read_text(), re.S
+    )
     assert code
     names = {}
     with jax.enable_x64(True):

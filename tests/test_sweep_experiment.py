@@ -402,7 +402,7 @@ def test_the_best_is_chosen_by_images_held_out(tmp_path, monkeypatch):
         (CIL_ER | {"vary": ("network=deep",)}, "`network` must be one of cnn, small"),
         (
             CIL_ER | {"vary": ("evaluate_unseen=True",)},
-            "`--evaluate-unseen` is not for sw",
+            "`--evaluate-unseen` and .* not for sweeps",
         ),
         (
             STDP | {"vary": ("ltp=0.1,0.2",)},

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from jsnn.runs import plain
+
 
 class Log:
     """Rows in memory; nothing is saved, and nothing resumed."""
@@ -17,8 +19,8 @@ class Log:
         return list(self._rows)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Keeps a row."""
-        self._rows.append(row)
+        """Keeps a row, as a file would: numbers that are not finite become None."""
+        self._rows.append(plain(row))
 
     def rewind(self, step: int) -> None:
         """Nothing to drop."""
