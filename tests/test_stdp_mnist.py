@@ -135,8 +135,9 @@ def test_a_blank_image_is_silent_everywhere():
 )
 def test_mistakes_are_explained_before_anything_is_made(tmp_path, flags, words):
     with pytest.raises(ValueError, match="`--") as error:
-        Config(out=tmp_path / "run", **flags)
+        stdp_mnist.main(Config(out=tmp_path / "run", **flags))
     assert all(word in str(error.value) for word in words), str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_impossible_validation_set_fails_before_a_run_is_made(tmp_path):
