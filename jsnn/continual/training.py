@@ -222,7 +222,7 @@ def begin(
         learner.method,
         own.memory,
         own.model,
-        learner.settings,
+        _settings(learner),
         _key(state, _BEGIN, task),
         _scope(own, task),
         data,
@@ -255,6 +255,11 @@ def _key(state: TrainState, use: int, number: ArrayLike) -> Array:
     return jax.random.fold_in(jax.random.fold_in(state.key, use), number)
 
 
+def _settings(learner: Learner) -> Settings:
+    """Weights as numbers that the compiler does not know: a run and its member of a sweep then round alike."""
+    return jax.lax.optimization_barrier(learner.settings)
+
+
 def _scope(own: Own, task: Array) -> Scope:
     return Scope(task, own.num_old, own.num_open)
 
@@ -273,7 +278,7 @@ def _step(
     own, scope = state.own, _scope(state.own, task)
     model, memory = own.model, own.memory
     update = methods.gradients(
-        network, method, memory, model, learner.settings, key, scope, batch
+        network, method, memory, model, _settings(learner), key, scope, batch
     )
     change, opt_state = learner.optimizer.update(
         update.gradient, own.opt_state, model.params, num_open=scope.num_open
@@ -345,7 +350,7 @@ def end(
         learner.method,
         own.memory,
         own.model,
-        learner.settings,
+        _settings(learner),
         _key(state, _END, task),
         _scope(own, task),
         data,
@@ -370,7 +375,7 @@ def scores(
         learner.method,
         model.slots,
         model.model,
-        learner.settings,
+        _settings(learner),
         model.scope,
         images,
     )
@@ -380,17 +385,14 @@ def columns(
     learner: Learner, model: Predictor, data: Batch, of_task: Array, later: bool
 ) -> Columns:
     """Predicted columns, `of_task` `[C]` being those of the samples' task. Batches in a loop, as many as there are valid samples: those come first."""
-    total, size = (
-        len(data.labels),
-        min(learner.eval_batch_size, len(data.labels)),
-    )
+    total = len(data.labels)
+    size = min(learner.eval_batch_size, total)
 
     def body(i, found):
         index = i * size + jnp.arange(size)
         images = data.images[jnp.minimum(index, total - 1)]
-        found_here = scores(learner, model, images, later)
-        within = methods.within(found_here, of_task)
-        new = Columns(found_here.argmax(1), within.argmax(1))
+        score = scores(learner, model, images, later)
+        new = Columns(score.argmax(1), methods.within(score, of_task).argmax(1))
         return jax.tree.map(lambda a, b: a.at[index].set(b, mode="drop"), found, new)
 
     none = jnp.zeros(total, jnp.int32)
