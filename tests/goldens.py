@@ -5,7 +5,7 @@
     python tests/goldens.py compare FOLDER --only csnn
 
 Of each run it keeps the rows of metrics.jsonl, summary.json and a digest of every trained array. Times, versions and the commit are
-left out. Digests hold for one kind of processor: compilers order sums differently on another.
+left out. Digests hold for one kind of processor and one number of cores: compilers order sums differently on others.
 """
 
 import argparse
@@ -95,6 +95,7 @@ def record(name: str) -> dict[str, Any]:
         module.main(tyro.cli(module.Config, args=flags))
         rows = (out / "metrics.jsonl").read_text().splitlines()
         return {
+            "cores": len(os.sched_getaffinity(0)),
             "rows": [_steady(json.loads(row)) for row in rows],
             "summary": _steady(json.loads((out / "summary.json").read_text())),
             "arrays": _digests(out),
@@ -137,7 +138,12 @@ def main() -> None:
             path.write_text(json.dumps(found, indent=1))
             print(f"{name:24} kept", flush=True)
             continue
-        wrong = _difference(json.loads(path.read_text()), found, "")
+        kept = json.loads(path.read_text())
+        if kept.get("cores", found["cores"]) != found["cores"]:
+            sys.exit(
+                f"{path} was made on {kept['cores']} cores, this process has {found['cores']}: sums are cut up differently. Use as many."
+            )
+        wrong = _difference(kept, found, "")
         bad += bool(wrong)
         print(f"{name:24} {'DIFFERS' if wrong else 'equal to the bit'}", flush=True)
         for line in wrong[:6]:
