@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from benchmarks import rows, timing
-from jsnn import conv
+from jsnn.kernels import conv
 
 _KERNEL = 3
 COLUMNS = (

@@ -24,7 +24,7 @@ import tyro
 
 from benchmarks import processes, rows, timing
 from benchmarks.against_peers import with_ratios
-from jsnn import figures
+from jsnn.plot import figures
 
 Network = Literal["linear_lif", "lif", "recurrent"]
 Direction = Literal["forward", "forward+backward"]

@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 
 from benchmarks import rows
-from jsnn import figures, surrogate
+from jsnn import surrogate
 from jsnn.eventprop import (
     EventSpikes,
     LIFParams,
@@ -35,6 +35,7 @@ from jsnn.eventprop import (
     synapse,
 )
 from jsnn.eventprop.flow import flow
+from jsnn.plot import figures
 
 NUM_IN, NUM_HIDDEN, NUM_OUT, T_END, PER_INPUT = 6, 5, 3, 70.0, 3
 COLUMNS = ("gradient", "dt", "angle_median", "angle_lower", "angle_upper", "length")

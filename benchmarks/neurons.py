@@ -2,7 +2,7 @@
 
     python -m benchmarks.neurons [--neurons 512 6272] [--timesteps 25 100] [--block-sizes 1 10] [--save]
 
-On one CUDA device `all steps` is the fused kernel of `jsnn.fused`. The yardstick is the neuron of the reference as anyone would write it in plain JAX, below; it imports nothing of this library.
+On one CUDA device `all steps` is the fused kernel of `jsnn.kernels.fused`. The yardstick is the neuron of the reference as anyone would write it in plain JAX, below; it imports nothing of this library.
 Its spikes and gradients are compared first: what is not equal is not timed. `ratio` is seconds over the yardstick's, below 1
 where this library is faster. `updates_per_second` counts neurons times time steps.
 """

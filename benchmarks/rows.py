@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from jsnn import runs
+from jsnn.train import runs
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # Processes waiting for a core, on average over the last minute, above which a machine is not called quiet.

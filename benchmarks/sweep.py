@@ -16,7 +16,7 @@ import tyro
 
 from benchmarks import rows, timing
 from experiments import csnn_mnist, eventprop_yinyang
-from jsnn import search, sweep
+from jsnn.train import search, sweep
 
 COLUMNS = (
     "experiment",

@@ -24,14 +24,15 @@ from jax.sharding import Mesh
 
 import jsnn
 from experiments import cli, flags, rules
-from jsnn import augment, continual, continual_figures, data, head, layers, runs, sweep
+from jsnn import augment, continual, data, head, layers
 from jsnn import mesh as meshes
 from jsnn.continual import members, methods, report, samples, spiking, stream
 from jsnn.continual.method import Method
 from jsnn.continual.settings import parse_settings, with_settings
 from jsnn.models.cil_cnn import cil_cnn, cil_mlp, cil_small_cnn
+from jsnn.plot import continual as continual_figures
 from jsnn.train import fitted as models
-from jsnn.train import rebuild
+from jsnn.train import rebuild, runs, sweep
 from jsnn.train.trainer import Trainer
 from jsnn.unroll import steps_in_cache
 
@@ -283,7 +284,7 @@ SWEPT = ("learning_rate", *members.WEIGHTS)
 
 
 def program(cfg: Config) -> sweep.Program:
-    """This experiment for `jsnn.sweep`, with the figures of its summary but for the matrices."""
+    """This experiment for `jsnn.train.sweep`, with the figures of its summary but for the matrices."""
     if cfg.evaluate_unseen or cfg.seeds > 1:
         raise ValueError(
             "`--evaluate-unseen` and `--seeds` of the experiment are not for sweeps: leave them out. Sweeps have seeds of their own, and "

@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 
 from experiments import flags
 from jsnn import mesh as meshes
-from jsnn.checkpoint import CheckpointError
 from jsnn.data import DataError
-from jsnn.runs import RunError
+from jsnn.train.checkpoint import CheckpointError
+from jsnn.train.runs import RunError
 
 Config = TypeVar("Config")
 Precision = Literal["float32", "bfloat16"]

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 
 from experiments import cli, flags
-from jsnn import check, runs
+from jsnn import check
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
-from jsnn.train import rebuild, saved, supervised
+from jsnn.train import rebuild, runs, saved, supervised
 from jsnn.train.fitted import Fitted
 from jsnn.train.loop import Schedule, fit
 from jsnn.train.trainer import Trainer, start

@@ -29,15 +29,14 @@ from jsnn import (
     metrics,
     neurons,
     readout,
-    report,
     surrogate,
-    sweep,
 )
 from jsnn import mesh as meshes
 from jsnn.encoders import unit_interval
 from jsnn.model import Network
 from jsnn.models.csnn import csnn, fast_csnn
-from jsnn.train import rebuild, supervised
+from jsnn.plot import report
+from jsnn.train import rebuild, supervised, sweep
 from jsnn.train.loop import Schedule
 from jsnn.train.rebuild import Shapes
 from jsnn.train.trainer import Trainer
@@ -240,7 +239,7 @@ def load(cfg: Config, seed: int) -> data.Dataset:
 
 
 def program(cfg: Config) -> sweep.Program:
-    """This experiment for `jsnn.sweep`; with `num_validation` its metrics are of the validation split."""
+    """This experiment for `jsnn.train.sweep`; with `num_validation` its metrics are of the validation split."""
     cfg = cfg.resolved()
     dataset = load(cfg, 0)
     shapes = rebuild.shapes_of(dataset)

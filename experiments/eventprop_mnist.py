@@ -23,10 +23,11 @@ from jax.sharding import Mesh
 
 from experiments import cli, common, flags, rules
 from experiments import eventprop_networks as networks
-from jsnn import check, data, figures, metrics, runs, sweep
+from jsnn import check, data, metrics
 from jsnn import mesh as meshes
-from jsnn.eventprop import figures as eventprop_figures
-from jsnn.train import rebuild, supervised
+from jsnn.plot import eventprop as eventprop_figures
+from jsnn.plot import figures
+from jsnn.train import rebuild, runs, supervised, sweep
 from jsnn.train.loop import Schedule
 from jsnn.train.rebuild import Shapes
 from jsnn.train.trainer import Trainer
@@ -240,7 +241,7 @@ def load(cfg: Config, seed: int) -> data.Dataset:
 
 
 def program(cfg: Config) -> sweep.Program:
-    """This experiment for `jsnn.sweep`; with `num_validation` its metrics are of the validation split."""
+    """This experiment for `jsnn.train.sweep`; with `num_validation` its metrics are of the validation split."""
     settings = cfg.resolved()
     dataset = load(cfg, 0)
     shapes = rebuild.shapes_of(dataset)

@@ -21,11 +21,12 @@ from jax.sharding import Mesh
 
 from experiments import cli, common, flags, rules
 from experiments import eventprop_points as points
-from jsnn import data, figures, metrics, runs, sweep
+from jsnn import data, metrics
 from jsnn import mesh as meshes
 from jsnn.data import yinyang
-from jsnn.eventprop import figures as eventprop_figures
-from jsnn.train import rebuild, supervised
+from jsnn.plot import eventprop as eventprop_figures
+from jsnn.plot import figures
+from jsnn.train import rebuild, runs, supervised, sweep
 from jsnn.train.loop import Schedule
 from jsnn.train.rebuild import Shapes
 from jsnn.train.trainer import Trainer
@@ -156,7 +157,7 @@ SWEPT = ("lr", "lr_decay", "tau_m", "tau_s", "tau_softmax", "alpha", "tau_early"
 
 
 def program(cfg: Config) -> sweep.Program:
-    """This experiment for `jsnn.sweep`; with `validation` its metrics are of the validation points."""
+    """This experiment for `jsnn.train.sweep`; with `validation` its metrics are of the validation points."""
     dataset = load(cfg)
     shapes = rebuild.shapes_of(dataset)
     return supervised.program(

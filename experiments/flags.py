@@ -31,7 +31,7 @@ class Rules(NamedTuple):
     Attributes:
       ranges: of every number, as intervals that `jsnn.check` reads.
       needs: flags that depend on others.
-      before: `(config) -> values`: what a run did that was older than a flag, for `jsnn.runs.Run`.
+      before: `(config) -> values`: what a run did that was older than a flag, for `jsnn.train.runs.Run`.
     """
 
     ranges: Mapping[str, str]

@@ -19,9 +19,11 @@ import numpy as np
 
 import jsnn
 from experiments import cli, flags, rules
-from jsnn import augment, data, figures, metrics, runs, stdp, stdp_figures, sweep
+from jsnn import augment, data, metrics, stdp
+from jsnn.plot import figures
+from jsnn.plot import stdp as stdp_figures
 from jsnn.stdp import encode, finished, forward, networks, readout
-from jsnn.train import rebuild
+from jsnn.train import rebuild, runs, sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +245,7 @@ def trainer_for(cfg: Config, shapes: rebuild.Shapes) -> jsnn.Trainer:
 
 
 def program(cfg: Config) -> sweep.Program:
-    """This experiment for `jsnn.sweep`: as with `--num-validation 0`, R-STDP takes all its epochs and the last one counts.
+    """This experiment for `jsnn.train.sweep`: as with `--num-validation 0`, R-STDP takes all its epochs and the last one counts.
 
     With `num_validation` the metrics are of the images held out. Which those are, and what `ratio` and `augment` make of the others,
     is the same in all members and as for `--seed 0`.

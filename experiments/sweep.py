@@ -24,8 +24,10 @@ import numpy as np
 
 from experiments import cli, rules
 from experiments import flags as flag_checks
-from jsnn import figures, search, sweep, sweep_figures
-from jsnn.runs import Run
+from jsnn.plot import figures
+from jsnn.plot import sweep as sweep_figures
+from jsnn.train import search, sweep
+from jsnn.train.runs import Run
 
 Experiment = Literal[
     "csnn_mnist", "eventprop_mnist", "eventprop_yinyang", "stdp_mnist", "cil_cifar10"

@@ -11,7 +11,6 @@ that had the room from the start, and old columns keep theirs to the bit.
 Axes: T time, B batch, I inputs of the head, C columns (capacity).
 """
 
-from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import jax
@@ -21,7 +20,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jsnn import check, checkpoint, layers, neurons
+from jsnn import check, layers, neurons
 
 ReadOut = Literal["rate", "membrane", "integrator", "current"]
 Tree = TypeVar("Tree")
@@ -116,35 +115,6 @@ def grow(state: Tree, fresh: Tree) -> Tree:
         return new.at[tuple(slice(size) for size in old.shape)].set(old)
 
     return jax.tree.map_with_path(one, state, fresh)
-
-
-def restore(
-    folder: check.Path, make: Callable[[int], Tree], capacities: Iterable[int]
-) -> tuple[Tree, int] | None:
-    """The newest checkpoint of a state whose head may have had any of several capacities.
-
-    Args:
-      folder: where `checkpoint.save` wrote.
-      make: a fresh state for a capacity, as `grow` takes it.
-      capacities: to try, in this order.
-
-    Returns:
-      The state and its capacity, to be grown from there; None if there is no checkpoint.
-
-    Raises:
-      CheckpointError: if the checkpoint fits none of the capacities, or cannot be read.
-    """
-    failure = None
-    for size in capacities:
-        try:
-            found = checkpoint.restore(folder, make(size))
-        except checkpoint.CheckpointError as error:
-            failure = error
-            continue
-        return None if found is None else (found, size)
-    if failure is None:
-        raise ValueError("`capacities` is empty: name at least one.")
-    raise failure
 
 
 class GrowingState(NamedTuple):

@@ -14,7 +14,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Integer, Shaped
 
-from jsnn import check, conv
+from jsnn import check
+from jsnn.kernels import conv
 
 Labels = Integer[Array | np.ndarray, "S"]
 

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jsnn import check, fused, neurons, precision
+from jsnn import check, neurons, precision
 from jsnn import mesh as meshes
+from jsnn.kernels import fused
 
 
 @jax.tree_util.register_dataclass

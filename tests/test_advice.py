@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jsnn import augment, checkpoint, conv, encode, layers, losses, neurons, runs
+from jsnn import augment, encode, layers, losses, neurons
 from jsnn.data.dataset import from_arrays
+from jsnn.kernels import conv
 from jsnn.models.csnn import csnn
+from jsnn.train import checkpoint, runs
 from jsnn.unroll import Constant
 
 B, H, T = 2, 8, 3

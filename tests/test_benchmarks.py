@@ -396,7 +396,7 @@ def test_sweep_against_runs_in_turn(monkeypatch):
     """Any pure program serves; the network's own takes half a minute to compile."""
     import jax.numpy as jnp
 
-    from jsnn.sweep import Program
+    from jsnn.train.sweep import Program
 
     def program(epochs):
         def train(key, values, data):

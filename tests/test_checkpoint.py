@@ -14,7 +14,7 @@ import pytest
 from jax import Array
 from small_disk import fill, mounted
 
-from jsnn import checkpoint
+from jsnn.train import checkpoint
 
 
 class State(NamedTuple):

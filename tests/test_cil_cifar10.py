@@ -9,9 +9,9 @@ import pytest
 import jsnn
 from experiments import cil_cifar10
 from experiments.cil_cifar10 import Config
-from jsnn import runs
 from jsnn.continual import training
 from jsnn.continual.buffer import Batch
+from jsnn.train import runs
 
 TINY = {
     "data": "digits",

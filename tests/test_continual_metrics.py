@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jsnn import continual_figures
 from jsnn.continual import metrics
+from jsnn.plot import continual as continual_figures
 
 NAN = np.nan
 # Three tasks; above the diagonal what was measured before training.

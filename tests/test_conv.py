@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jsnn import conv
+from jsnn.kernels import conv
 
 # Float32 sums of at most some hundred terms of order one, in another order.
 close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)

@@ -12,7 +12,8 @@ import pytest
 import jsnn
 from experiments import csnn_mnist
 from experiments.csnn_mnist import Config
-from jsnn import data, runs
+from jsnn import data
+from jsnn.train import runs
 from jsnn.train.rebuild import Shapes
 from jsnn.train.supervised import Samples
 

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.demo import __main__ as demo
 from experiments.demo.settings import Config
-from jsnn import runs
+from jsnn.train import runs
 
 
 def test_demo_trains_and_writes_a_report(tmp_path, capsys):

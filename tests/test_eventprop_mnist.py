@@ -13,9 +13,10 @@ import pytest
 import jsnn
 from experiments import eventprop_mnist, eventprop_networks
 from experiments.eventprop_mnist import Config
-from jsnn import augment, checkpoint
+from jsnn import augment
 from jsnn import data as datasets
 from jsnn.eventprop import counts, network
+from jsnn.train import checkpoint
 from jsnn.train.rebuild import Shapes
 from jsnn.train.supervised import Data, Samples
 from jsnn.train.trainer import start

@@ -10,9 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from jsnn import checkpoint, runs
 from jsnn.model import Model
-from jsnn.train import clock, loop, supervised
+from jsnn.train import checkpoint, clock, loop, runs, supervised
 from jsnn.train import trainer as trainers
 from jsnn.train.fitted import Fitted
 from jsnn.train.trainer import Phase, Prediction, Trainer

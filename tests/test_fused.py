@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from dual_loops import NEURONS, B, N, cotangents, currents, dual_gradients
 
-from jsnn import fused, neurons, surrogate
+from jsnn import neurons, surrogate
+from jsnn.kernels import fused
 from jsnn.unroll import Constant, neuron_block
 
 ELEMENTWISE = [name for name, (neuron, _) in NEURONS.items() if neuron.elementwise]

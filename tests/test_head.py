@@ -9,8 +9,9 @@ import optax
 import pytest
 from flax import nnx
 
-from jsnn import checkpoint, head, layers, neurons
+from jsnn import head, layers, neurons
 from jsnn.models.cil_cnn import reference_neuron
+from jsnn.train import checkpoint, runs
 
 
 @functools.cache
@@ -241,20 +242,22 @@ def test_an_optimiser_for_no_head_is_refused():
         head.growing(optax.sgd(0.1), {"w": False}).init({"w": jnp.ones(3)})
 
 
-@pytest.mark.parametrize(("stored", "tried"), [(2, (4, 2)), (8, (4, 8))])
+def opened(folder, **options):
+    return runs.Run(folder, experiment="head", config={}, **options)
+
+
+@pytest.mark.parametrize(("stored", "tried"), [(2, (2, 4)), (8, (4, 8))])
 def test_a_checkpoint_with_fewer_or_more_classes(tmp_path, stored, tried):
     def fresh(capacity):
         return make(capacity)[1]
 
     state = jax.tree.map(lambda x: x + 1, fresh(stored))
-    checkpoint.save(tmp_path, 5, state)
-    found = head.restore(tmp_path, fresh, tried)
-    assert found is not None
-    assert found[1] == stored
-    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(found[0]), strict=True):
+    opened(tmp_path).save(5, state)
+    found = opened(tmp_path, resume=True).restore(*map(fresh, tried))
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True):
         np.testing.assert_array_equal(a, b)
     if stored < 4:
-        grown = head.grow(found[0], fresh(4))
+        grown = head.grow(found, fresh(4))
         np.testing.assert_array_equal(
             columns(grown)["weight"][:, :2], columns(state)["weight"]
         )
@@ -264,9 +267,7 @@ def test_a_checkpoint_with_fewer_or_more_classes(tmp_path, stored, tried):
 
 
 def test_a_checkpoint_of_no_capacity_that_was_tried_is_refused(tmp_path):
-    assert head.restore(tmp_path, lambda c: make(c)[1], [2]) is None
-    checkpoint.save(tmp_path, 5, make(3)[1])
+    opened(tmp_path).save(5, make(3)[1])
+    resumed = opened(tmp_path, resume=True)
     with pytest.raises(checkpoint.CheckpointError, match="another model"):
-        head.restore(tmp_path, lambda c: make(c)[1], [2, 4])
-    with pytest.raises(ValueError, match="`capacities` is empty"):
-        head.restore(tmp_path, lambda c: make(c)[1], [])
+        resumed.restore(make(2)[1], make(4)[1])

@@ -12,7 +12,8 @@ import time
 import pytest
 
 from experiments import cli
-from jsnn import checkpoint, mesh
+from jsnn import mesh
+from jsnn.train import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = [sys.executable, str(ROOT / "tests" / "data_parallel.py")]

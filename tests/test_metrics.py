@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from jsnn import conv, metrics
+from jsnn import metrics
+from jsnn.kernels import conv
 
 C = 4
 

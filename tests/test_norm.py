@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsnn import norm
+from jsnn.kernels import norm
 
 
 def by_definition(x, scale, offset, epsilon):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jsnn import augment, conv, encode, fused, layers, losses, neurons, norm
+from jsnn import augment, encode, layers, losses, neurons
 from jsnn.eventprop import latency
+from jsnn.kernels import conv, fused, norm
 from jsnn.models.csnn import csnn, fast_csnn
 from jsnn.stdp import encode as ranks
 from jsnn.stdp import inhibition, layer, reward, traces, unsupervised

@@ -15,7 +15,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.text import Annotation
 
-from jsnn import activity, figures, layers, neurons, report, runs, spike_figures
+from jsnn import activity, layers, neurons
+from jsnn.plot import figures, report
+from jsnn.plot import spikes as spike_figures
+from jsnn.train import runs
 from jsnn.unroll import Constant
 
 T, B, SHAPE = 6, 2, (3, 3, 2)
@@ -63,11 +66,11 @@ def strokes(ax):
 def test_drawing_leaves_global_state_alone():
     """The modules import no matplotlib, drawing imports no pyplot, and settings are as before."""
     code = (
-        "import sys, jsnn.report, jsnn.spike_figures\n"
+        "import sys, jsnn.plot.report, jsnn.spike_figures\n"
         "assert 'matplotlib' not in sys.modules\n"
         "import matplotlib\n"
         "before = matplotlib.rcParams.copy()\n"
-        f"jsnn.report.figures.curves({ROWS!r})\n"
+        f"jsnn.plot.report.figures.curves({ROWS!r})\n"
         "assert matplotlib.rcParams.copy() == before\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )

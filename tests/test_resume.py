@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from jsnn import checkpoint
+from jsnn.train import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 BATCH, EPOCHS = 64, 2

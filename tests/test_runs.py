@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from small_disk import fill, make_read_only, mounted
 
-from jsnn import lock, runs
+from jsnn.train import lock, runs
 
 
 def open_run(out: pathlib.Path, *, config=None, **kwargs) -> runs.Run:

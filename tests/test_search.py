@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jsnn import search
+from jsnn.train import search
 
 
 def test_forms():

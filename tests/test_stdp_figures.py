@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsnn import stdp, stdp_figures
+from jsnn import stdp
+from jsnn.plot import stdp as stdp_figures
 from jsnn.stdp import forward, layer, reward, unsupervised
 from jsnn.stdp.layer import Conv, Decision
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jsnn import search, sweep, sweep_figures
-from jsnn.runs import Run, RunError
+from jsnn.plot import sweep as sweep_figures
+from jsnn.train import search, sweep
+from jsnn.train.runs import Run, RunError
 
 CALLS = []
 

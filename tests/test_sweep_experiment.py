@@ -14,9 +14,10 @@ from stdp_tiny import TINY
 
 from experiments import cil_cifar10, csnn_mnist, stdp_mnist
 from experiments import sweep as script
-from jsnn import data, stdp, sweep
+from jsnn import data, stdp
 from jsnn.continual import methods
 from jsnn.continual.method import default_settings
+from jsnn.train import sweep
 
 UNUSED = pathlib.Path("unused")
 CONFIGS = [

@@ -13,11 +13,11 @@ import test_continual_training as toy
 from stdp_tiny import CHAIN, JOINT, READ, WIDE
 
 import jsnn
-from jsnn import continual, eventprop, runs
+from jsnn import continual, eventprop
 from jsnn.continual import methods, report, samples
 from jsnn.eventprop import latency, losses
 from jsnn.stdp import training as stdp_training
-from jsnn.train import feed, loop, saved, supervised, transform
+from jsnn.train import feed, loop, runs, saved, supervised, transform
 from jsnn.train import trainer as trainers
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jsnn import conv, winograd
+from jsnn.kernels import conv, winograd
 
 # Images [N, H, W, I], O, and the zeros added above and below, left and right.
 GEOMETRIES = {

@@ -14,7 +14,8 @@ from typing import Any
 from experiments import cli
 from experiments.demo import continual, eventprop, stdp, surrogate
 from experiments.demo.settings import Config
-from jsnn import report, runs
+from jsnn.plot import report
+from jsnn.train import runs
 
 
 def new_folder(out: pathlib.Path) -> pathlib.Path:

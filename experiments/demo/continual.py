@@ -13,10 +13,13 @@ from flax import nnx
 
 import jsnn
 from experiments.demo.settings import Config
-from jsnn import continual, continual_figures, data, report, runs
+from jsnn import continual, data
 from jsnn.continual import methods
 from jsnn.continual.report import Result, summary
 from jsnn.models.cil_cnn import reference_neuron
+from jsnn.plot import continual as continual_figures
+from jsnn.plot import report
+from jsnn.train import runs
 
 NUM_EPOCHS = 5  # of each task
 TIMESTEPS = 4

@@ -14,10 +14,10 @@ import jsnn
 from experiments import eventprop_points as points
 from experiments import eventprop_yinyang as yinyang_script
 from experiments.demo.settings import Config
-from jsnn import figures, report, runs
 from jsnn.data import yinyang
-from jsnn.eventprop import figures as eventprop_figures
-from jsnn.train import rebuild
+from jsnn.plot import eventprop as eventprop_figures
+from jsnn.plot import figures, report
+from jsnn.train import rebuild, runs
 
 NUM_EPOCHS = 12
 

@@ -13,8 +13,11 @@ import numpy as np
 
 import jsnn
 from experiments.demo.settings import Config
-from jsnn import data, figures, metrics, report, runs, stdp, stdp_figures
+from jsnn import data, metrics, stdp
+from jsnn.plot import figures, report
+from jsnn.plot import stdp as stdp_figures
 from jsnn.stdp import filters, forward, networks
+from jsnn.train import runs
 
 NUM_EPOCHS = 20  # of R-STDP
 SIDE = 16  # pixels to which the digits of 8 x 8 are enlarged

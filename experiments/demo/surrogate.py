@@ -15,20 +15,10 @@ from flax import nnx
 
 import jsnn
 from experiments.demo.settings import Config
-from jsnn import (
-    activity,
-    data,
-    figures,
-    layers,
-    losses,
-    metrics,
-    neurons,
-    report,
-    runs,
-    spike_figures,
-    surrogate,
-)
-from jsnn.train import supervised
+from jsnn import activity, data, layers, losses, metrics, neurons, surrogate
+from jsnn.plot import figures, report
+from jsnn.plot import spikes as spike_figures
+from jsnn.train import runs, supervised
 
 NUM_EPOCHS = 20
 NUM_STEPS = 8  # T, for which each image is shown

@@ -1,4 +1,4 @@
-"""A stream for `jsnn.sweep`: members differ in numbers, step sizes and weights of the method's terms, and in seeds.
+"""A stream for `jsnn.train.sweep`: members differ in numbers, step sizes and weights of the method's terms, and in seeds.
 
 Axes: S tasks; P phases of the training.
 """
@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsnn import sweep
 from jsnn.continual import methods, metrics, report
 from jsnn.continual.method import Settings, default_settings
 from jsnn.continual.samples import Samples
 from jsnn.continual.stream import Stream
 from jsnn.train import trainer as trainers
+from jsnn.train.program import Program
 from jsnn.train.trainer import Trainer
 
 # Every weight that a method has, as TERM.WEIGHT.
@@ -41,7 +41,7 @@ def split(values: dict[str, Any]) -> tuple[dict[str, Any], Settings]:
 
 def program(
     make: Callable[[dict[str, Any]], Trainer], stream: Stream, data: Samples
-) -> sweep.Program:
+) -> Program:
     """The program of a trainer, with the figures of a run's summary but for the matrices.
 
     Args:
@@ -79,7 +79,7 @@ def program(
     def init(key, values):
         return trainers.start(make(values), key)
 
-    return sweep.Program(train, data, init, summary)
+    return Program(train, data, init, summary)
 
 
 def _accuracies(hits: np.ndarray, counts: np.ndarray) -> metrics.Matrix:

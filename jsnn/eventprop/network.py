@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from jsnn import check
 from jsnn import model as models
-from jsnn.conv import Padding
 from jsnn.eventprop import (
     delay,
     euler,
@@ -30,6 +29,7 @@ from jsnn.eventprop.flow import LIFParams, LIParams
 from jsnn.eventprop.grid import Reset, Slope
 from jsnn.eventprop.regularise import RatePenalty
 from jsnn.eventprop.spikes import TimedSpikes, counts
+from jsnn.kernels.conv import Padding
 
 _LIF, _LI = LIFParams(), LIParams()
 
@@ -235,7 +235,7 @@ def conv(
     stride: int = 1,
     padding: Padding = "valid",
 ) -> Layer:
-    """Convolution, spikes `[T, B, H, W, C]`; see `jsnn.conv`."""
+    """Convolution, spikes `[T, B, H, W, C]`; see `jsnn.kernels.conv`."""
     linear = synapse.conv(stride=stride, padding=padding)
     init = _normal((size, size, num_inputs, num_outputs), mean, std)
     return _stateless(lambda w, x: synapse.synapse(linear, w, x), init)

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jsnn import conv as convolution
 from jsnn.eventprop.spikes import Drive, OccupiedSpikes, TimedSpikes
+from jsnn.kernels import conv as convolution
 from jsnn.unroll import folded
 
 Linear = Callable[[Any, Array], Array]
@@ -79,7 +79,7 @@ def dense(weight: Float[Array, "I O"], x: Float[Array, "M I"]) -> Float[Array, "
 def conv(
     *, stride: int = 1, padding: convolution.Padding = "valid"
 ) -> Callable[[Array, Array], Array]:
-    """Two-dimensional convolution as a linear map, weights `[kh, kw, C, O]`, `[M, H, W, C] -> [M, H', W', O]`; see `jsnn.conv`."""
+    """Two-dimensional convolution as a linear map, weights `[kh, kw, C, O]`, `[M, H, W, C] -> [M, H', W', O]`; see `jsnn.kernels.conv`."""
 
     def linear(
         weight: Float[Array, "kh kw C O"], x: Float[Array, "M H W C"]

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jsnn import check, norm
+from jsnn import check
+from jsnn.kernels import norm
 from jsnn.layers.base import Layer
 from jsnn.precision import floating, like
 from jsnn.unroll import Constant, per_step

@@ -6,7 +6,8 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array
 
-from jsnn import check, conv
+from jsnn import check
+from jsnn.kernels import conv
 from jsnn.layers.base import Init, Layer, init_parameters
 from jsnn.precision import like
 

@@ -26,7 +26,7 @@ class Neuron(NamedTuple):
       init: `(shape, dtype=float32) -> state`: the state at rest.
       step: `(params, state, current) -> (state, output)`: one time step, the body `lax.scan` wants. The output has the type of the current,
         the new state that of the old (`precision.keeping`).
-      elementwise: whether `step` treats every neuron by itself, so that one kernel may run all steps of some of them (`jsnn.fused`).
+      elementwise: whether `step` treats every neuron by itself, so that one kernel may run all steps of some of them (`jsnn.kernels.fused`).
       charge: `(params, state, current) -> membrane`: what `step` compares with the threshold, before it resets. For figures; without
         it they show `v` of the new state.
       threshold: `(params, state) -> threshold` of the step that starts from `state`, where it moves; otherwise that of `params`.

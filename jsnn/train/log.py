@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jsnn.runs import plain
+from jsnn.train.runs import plain
 
 
 class Log:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jsnn import checkpoint
+from jsnn.train import checkpoint
 from jsnn.train.trainer import Trainer, TrainState, grown, start
 
 FORMAT = "jsnn-model-1"

@@ -13,9 +13,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jsnn import check, encoders, losses, readout, sweep
+from jsnn import check, encoders, losses, readout
 from jsnn import mesh as meshes
 from jsnn.model import Model, Network
+from jsnn.train.program import Program
 from jsnn.train.trainer import Phase, Prediction, Trainer, Window, start, train_fn
 
 
@@ -317,8 +318,8 @@ def _report(found: Evaluation) -> list[dict[str, Any]]:
 
 def program(
     make: Callable[[dict[str, Array]], Trainer], data: Data, *, split: str = "test"
-) -> sweep.Program:
-    """A supervised training for `jsnn.sweep`.
+) -> Program:
+    """A supervised training for `jsnn.train.sweep`.
 
     A member's metrics are accuracy and loss of the held-out samples after the last epoch, and the mean training loss of that epoch.
 
@@ -338,4 +339,4 @@ def program(
             "finite": jnp.all(jnp.stack([jnp.isfinite(x).all() for x in leaves])),
         }
 
-    return sweep.Program(train, data, lambda key, values: start(make(values), key))
+    return Program(train, data, lambda key, values: start(make(values), key))

@@ -18,31 +18,9 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jsnn.memory import free_bytes, gigabytes
-from jsnn.runs import Run, RunError
-from jsnn.search import Member
-
-
-def numbers(found: dict[str, Any]) -> dict[str, Any]:
-    """NumPy's scalars as Python's own."""
-    return {name: value.item() for name, value in found.items()}
-
-
-class Program(NamedTuple):
-    """One experiment with everything fixed but `values` and a key.
-
-    Attributes:
-      train: `(key, values, data) -> metrics`: a pure function; `values` and `metrics` are dictionaries of scalars. A metric
-        `finite` says whether the training stayed so; a metric that is NaN or infinite says that it did not. With a `report`,
-        metrics may be arrays.
-      data: arrays that all members read.
-      init: `(key, values) -> state`: what a member keeps in memory at least, for an estimate before compiling.
-      report: makes a member's row of what `train` returned, without `finite`, on the host; it must do so with zeros too.
-    """
-
-    train: Callable[[jax.Array, dict[str, jax.Array], Any], dict[str, jax.Array]]
-    data: Any
-    init: Callable[[jax.Array, dict[str, jax.Array]], Any]
-    report: Callable[[dict[str, Any]], dict[str, Any]] = numbers
+from jsnn.train.program import Program
+from jsnn.train.runs import Run, RunError
+from jsnn.train.search import Member
 
 
 class Chunk(NamedTuple):

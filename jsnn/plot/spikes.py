@@ -1,4 +1,4 @@
-"""Figures of single samples: what spiked when, how membranes moved, what the output said. Made as in `jsnn.figures`.
+"""Figures of single samples: what spiked when, how membranes moved, what the output said. Made as in `jsnn.plot.figures`.
 
 Axes: T time, B batch, C classes, N neurons (any number of axes), S samples.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from jsnn.activity import Activity
-from jsnn.figures import COLOURS, WIDTH, new_figure, style
+from jsnn.plot.figures import COLOURS, WIDTH, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

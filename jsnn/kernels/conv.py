@@ -18,7 +18,8 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Shaped
 
-from jsnn import check, winograd
+from jsnn import check
+from jsnn.kernels import winograd
 from jsnn.precision import floating, like
 
 Padding = Literal["same", "valid"] | int
@@ -88,7 +89,7 @@ class _Geometry:
         return self.kh * self.kw * self.cin
 
     def winograd(self, dtype) -> bool:
-        """Whether `jsnn.winograd` computes it, exactly enough and faster."""
+        """Whether `jsnn.kernels.winograd` computes it, exactly enough and faster."""
         fits = (self.kh, self.kw, self.stride) == (3, 3, 1)
         fits = fits and max(max(p) for p in self.pads) <= 2
         fits = fits and jnp.finfo(dtype).bits >= 32
@@ -266,7 +267,7 @@ def conv2d(
 ) -> Float[Array, "N H2 W2 O"]:
     """Two-dimensional cross-correlation, the convolution of deep learning.
 
-    Equal to `lax.conv_general_dilated` with `("NHWC", "HWIO", "NHWC")`, gradients included, and faster on the CPU. Where `jsnn.winograd`
+    Equal to `lax.conv_general_dilated` with `("NHWC", "HWIO", "NHWC")`, gradients included, and faster on the CPU. Where `jsnn.kernels.winograd`
     pays, its rounding there is 1e-5 of the largest output instead of 1e-6.
 
     Args:

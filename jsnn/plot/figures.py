@@ -1,4 +1,4 @@
-"""Figures of a run and what they have in common; `jsnn.spike_figures` draws single samples.
+"""Figures of a run and what they have in common; `jsnn.plot.spikes` draws single samples.
 
 Each function takes plain arrays or rows of `metrics.jsonl` and returns a `matplotlib.figure.Figure`; nothing is shown, and
 pyplot's global state is left alone. Colours are Okabe and Ito's, which colour-blind readers tell apart. Every line and

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from jsnn import activity, figures, layers, metrics, runs, spike_figures
+from jsnn import activity, layers, metrics
 from jsnn.encoders import unit_interval
+from jsnn.plot import figures
+from jsnn.plot import spikes as spike_figures
+from jsnn.train import runs
 from jsnn.unroll import Constant
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Figures of a sweep: a line over one parameter, a heat-map over two, parallel coordinates over more.
 
-Each takes the table that `jsnn.sweep.summarise` returns and draws a metric's mean over seeds.
+Each takes the table that `jsnn.train.sweep.summarise` returns and draws a metric's mean over seeds.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jsnn.figures import COLOURS, WIDTH, style
+from jsnn.plot.figures import COLOURS, WIDTH, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

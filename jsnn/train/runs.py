@@ -3,9 +3,9 @@
 out/config.json      what was asked for, with versions, device and commit
 out/metrics.jsonl    one JSON object a row
 out/summary.json     the result, flat
-out/checkpoints/     see `jsnn.checkpoint`
+out/checkpoints/     see `jsnn.train.checkpoint`
 out/tensorboard/     event files, on request
-out/.lock            says which process writes here: see `jsnn.lock`
+out/.lock            says which process writes here: see `jsnn.train.lock`
 """
 
 import contextlib
@@ -26,7 +26,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jsnn import check, checkpoint, lock, mesh
+from jsnn import check, mesh
+from jsnn.train import checkpoint, lock
 
 PACKAGES = ("jsnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 

@@ -1,6 +1,6 @@
 """Figures of networks that learn by STDP: what each layer's features look like, where they fire, and when they have settled.
 
-Made as in `jsnn.figures`. Pictures of many features are one mosaic, in blue that fades into a light page and a dark one alike.
+Made as in `jsnn.plot.figures`. Pictures of many features are one mosaic, in blue that fades into a light page and a dark one alike.
 
 Axes: F features, H, W pixels or neurons.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from jsnn.figures import COLOURS, WIDTH, new_figure, style
+from jsnn.plot.figures import COLOURS, WIDTH, new_figure, style
 from jsnn.stdp import forward
 from jsnn.stdp.layer import Decision
 from jsnn.stdp.networks import Network, names, stages

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Integer
 
-from jsnn import figures
 from jsnn.continual import metrics
-from jsnn.figures import COLOURS, new_figure, style
+from jsnn.plot import figures
+from jsnn.plot.figures import COLOURS, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

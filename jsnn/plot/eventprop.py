@@ -1,6 +1,6 @@
 """Figures of networks trained with EventProp: when neurons spike first, membranes with the adjoint beside them, decision maps.
 
-Made as in `jsnn.figures`. Axes: T time, B batch, C classes, N neurons, P points along a side of a map.
+Made as in `jsnn.plot.figures`. Axes: T time, B batch, C classes, N neurons, P points along a side of a map.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jsnn.eventprop.traces import LayerTrace
-from jsnn.figures import COLOURS, WIDTH, new_figure, style
+from jsnn.plot.figures import COLOURS, WIDTH, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
