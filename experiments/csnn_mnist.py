@@ -37,6 +37,7 @@ from jsnn.model import Network
 from jsnn.models.csnn import csnn, fast_csnn
 from jsnn.plot import report
 from jsnn.train import rebuild, supervised, sweep
+from jsnn.train import task as tasks
 from jsnn.train.loop import Schedule
 from jsnn.train.rebuild import Shapes
 from jsnn.train.trainer import Trainer
@@ -178,7 +179,7 @@ def make_network(cfg: Config, shapes: Shapes) -> Network:
     return network._replace(init=init)
 
 
-def make_task(cfg: Config, network: Network) -> supervised.Task:
+def make_task(cfg: Config, network: Network) -> tasks.Task:
     """What the recipe makes of the network's output: of spikes their rates, of membranes their means."""
     num_steps = cfg.timesteps
     assert num_steps is not None
@@ -192,7 +193,7 @@ def make_task(cfg: Config, network: Network) -> supervised.Task:
             key, images, degrees=10.0, shift=2.0, scale=0.1, shear=0.1
         )
 
-    return supervised.classifier(
+    return tasks.classifier(
         network,
         encode=shown,
         loss=losses.ce_rate if cfg.recipe == "reference" else losses.ce_mean_membrane,

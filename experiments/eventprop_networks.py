@@ -17,7 +17,7 @@ from jsnn.eventprop import latency, losses, network, regularise, traces
 from jsnn.eventprop.flow import LIFParams, LIParams
 from jsnn.eventprop.spikes import OccupiedSpikes, TimedSpikes
 from jsnn.model import Model
-from jsnn.train import supervised
+from jsnn.train import task as tasks
 
 
 class Settings(Protocol):
@@ -212,7 +212,7 @@ DESIGNS: dict[str, Callable[..., Design]] = {
 }
 
 
-def make_task(cfg: Settings, design: Design) -> supervised.Task:
+def make_task(cfg: Settings, design: Design) -> tasks.Task:
     """Initial weights, loss and prediction. The model's parameters are the weights; `rest` is what kicks have added to them."""
     net = network.chain(*design.layers)
 
@@ -245,9 +245,9 @@ def make_task(cfg: Settings, design: Design) -> supervised.Task:
         return design.read(value(model.params, model.rest, x))
 
     def prediction(y):
-        return supervised.by_score(design.scores(y))
+        return tasks.by_score(design.scores(y))
 
-    return supervised.Task(init, loss, outputs, design.loss, prediction)
+    return tasks.Task(init, loss, outputs, design.loss, prediction)
 
 
 def look(

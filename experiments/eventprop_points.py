@@ -25,7 +25,7 @@ from jsnn.eventprop import (
 )
 from jsnn.eventprop.flow import LIFParams
 from jsnn.model import Model
-from jsnn.train import supervised
+from jsnn.train import task as tasks
 from jsnn.train.trainer import Prediction
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def weights(model: Model) -> dict[str, Array]:
     return model.params | {"hidden": model.params["hidden"] + model.rest}
 
 
-def make_task(cfg: "Settings") -> supervised.Task:
+def make_task(cfg: "Settings") -> tasks.Task:
     """Initial weights, loss and prediction. `rest` of the model is what lifts have added to the weights of hidden neurons, if there are any."""
 
     def start(key):
@@ -173,9 +173,7 @@ def make_task(cfg: "Settings") -> supervised.Task:
     def prediction(times):
         return Prediction(losses.predicted_class(times), -times)
 
-    return supervised.Task(
-        start, loss, outputs, functools.partial(_loss, cfg), prediction
-    )
+    return tasks.Task(start, loss, outputs, functools.partial(_loss, cfg), prediction)
 
 
 def decision_map(cfg: "Settings", params: dict[str, Array], side: int) -> np.ndarray:

@@ -41,7 +41,7 @@ _HOME = {
     "last_membrane": "readout",
     "spike_count": "readout",
     # training
-    "classifier": "train.supervised",
+    "classifier": "train.task",
     "supervised": "train.supervised",
     "Trainer": "train.trainer",
     "train_fn": "train.trainer",
@@ -50,6 +50,7 @@ _HOME = {
     "keep_best": "train.transform",
     "fit": "train.loop",
     "Schedule": "train.schedule",
+    "Run": "train.runs",
     "Fitted": "train.fitted",
     "Prediction": "train.trainer",
     "load": "train.fitted",

@@ -181,6 +181,26 @@ def labels(name: str, values: Any, num_classes: int, shape: tuple[int, ...]) -> 
         )
 
 
+def kind(name: str, value: Any, wanted: Any, words: str, remedy: str) -> None:
+    """Refuses what is not of the kind `wanted`: a type, or `callable`.
+
+    Args:
+      name: of the argument.
+      value: what was given.
+      wanted: a type, several, or `callable`.
+      words: what it must be.
+      remedy: what to write instead.
+
+    Raises:
+      TypeError: if it is not.
+    """
+    if callable(value) if wanted is callable else isinstance(value, wanted):
+        return
+    got = " ".join(repr(value).split())
+    got = got if len(got) <= 60 else f"an object of type {type(value).__name__}"
+    raise TypeError(f"`{name}` must be {words}, got {got}: {remedy}.")
+
+
 def key(value: Any) -> None:
     """Refuses what is no key of `jax.random`, of the new kind or the old.
 

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
+import jsnn
 from jsnn import augment, encode, layers, losses, neurons
 from jsnn.data.dataset import from_arrays
 from jsnn.kernels import conv
@@ -41,6 +43,26 @@ def run(net, x):
 
 def recurrent(size, **options):
     return layers.Neurons(neurons.lif(), recurrent=size, rngs=RNGS, **options)
+
+
+NETWORK = jsnn.network(lambda rngs: [jsnn.Dense(4, 2, rngs=rngs), jsnn.LI()])
+DATA = jsnn.data.arrays(np.zeros((8, 4), "f"), np.arange(8) % 2, num_test=2)
+
+
+def task(**options):
+    return jsnn.classifier(NETWORK, **options)
+
+
+def trainer(**options):
+    task_, optimizer = (
+        options.get("task", task()),
+        options.get("optimizer", optax.sgd(1)),
+    )
+    return jsnn.supervised(task_, optimizer, batch_size=2, epochs=1)
+
+
+def fit(data=DATA, key=KEY, **options):
+    return jsnn.fit(trainer(), data, key, progress=False, **options)
 
 
 X = jnp.ones((T, B, 3))
@@ -164,6 +186,71 @@ MISTAKES = {
         r"`x\[..., None\]`",
     ),
     "no such checkpoint": (lambda: checkpoint.restore("typo", {}), "no folder typo"),
+    "no network to train": (
+        lambda: jsnn.network([jsnn.LIF()]),
+        r"`rngs -> layers`.*jsnn.network\(lambda",
+    ),
+    "a module for a network": (lambda: jsnn.classifier(dense()), "`rngs -> layers`"),
+    "a name for a loss": (
+        lambda: task(loss="cross_entropy"),
+        "`loss` must be a function.*jsnn.losses",
+    ),
+    "a number for an encoder": (
+        lambda: task(encode=8),
+        r"`encode`.*got 8.*jsnn.constant\(8\)",
+    ),
+    "a name for a read-out": (
+        lambda: task(read_out="mean"),
+        "`read_out`.*jsnn.readout",
+    ),
+    "no function to augment": (
+        lambda: task(augment=True),
+        r"`augment`.*\(key, inputs\)",
+    ),
+    "a network for a task": (
+        lambda: trainer(task=NETWORK),
+        r"`jsnn.classifier\(network\)`",
+    ),
+    "a step size for an optimiser": (
+        lambda: trainer(optimizer=1e-3),
+        r"`optax.adam\(1e-3\)`",
+    ),
+    "a task for a trainer": (lambda: jsnn.fit(task(), DATA, KEY), "`jsnn.supervised"),
+    "a task compiled": (lambda: jsnn.train_fn(task()), "`jsnn.supervised"),
+    "seeds of a task": (lambda: jsnn.over_seeds(task()), "`jsnn.supervised"),
+    "the best of a task": (lambda: jsnn.keep_best(task()), "`jsnn.supervised"),
+    "bare arrays to fit": (
+        lambda: fit(data=(np.zeros((8, 4)), np.arange(8) % 2)),
+        r"`jsnn.data.arrays\(inputs, labels",
+    ),
+    "inputs alone to fit": (lambda: fit(data=np.zeros((8, 4))), "`jsnn.data.arrays"),
+    "a seed for fit's key": (lambda: fit(key=0), r"`jax.random.key\(0\)`"),
+    "several keys to fit": (
+        lambda: fit(key=jsnn.seed_keys(0, 2)),
+        r"holds 2 keys.*`jsnn.over_seeds\(trainer\)`",
+    ),
+    "one key for several seeds": (
+        lambda: jsnn.fit(jsnn.over_seeds(trainer()), DATA, KEY),
+        r"one key a seed.*`jsnn.seed_keys",
+    ),
+    "a folder for a run": (lambda: fit(run="runs/mine"), r"`jsnn.Run\(folder"),
+    "a number for a schedule": (lambda: fit(schedule=10), r"`jsnn.Schedule\(log_every"),
+    "a network with too few outputs": (
+        lambda: fit(
+            data=jsnn.data.arrays(np.zeros((9, 4)), np.arange(9) % 3, num_test=3)
+        ),
+        "has 2 outputs.*3 classes",
+    ),
+    "no seeds": (lambda: jsnn.seed_keys(0, 0), "`num_seeds` must be at least 1"),
+    "seeds of -1": (lambda: jsnn.seed_keys(-1, 2), "`seed` must lie between 0"),
+    "no seeds at once": (
+        lambda: jsnn.over_seeds(trainer(), at_once=0),
+        "`at_once` must be at least 1",
+    ),
+    "patience of -1": (
+        lambda: jsnn.keep_best(trainer(), patience=-1),
+        "`patience` must not be negative",
+    ),
     "an empty path": (lambda: runs.Run("", experiment="x", config={}), "`out`.*empty"),
     "a number for a path": (lambda: checkpoint.restore(3, {}), "`folder`.*got 3"),  # pyright: ignore[reportArgumentType]
 }
@@ -197,3 +284,11 @@ def test_one_name_to_learn_and_keys_of_the_old_kind_are_taken():
     assert layer.learn == ("beta",)
     old = encode.bernoulli(jax.random.PRNGKey(0), IMAGES, T)
     assert old.shape == (T, B, H, H, 1)
+
+
+def test_a_key_of_the_old_kind_trains_as_one_of_the_new():
+    old, new = fit(key=jax.random.PRNGKey(3)), fit(key=jax.random.key(3))
+    for a, b in zip(
+        jax.tree.leaves(old.model), jax.tree.leaves(new.model), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)

@@ -33,6 +33,7 @@ from jsnn.stdp.layer import Conv
 from jsnn.stdp.plasticity import Rates
 from jsnn.stdp.traces import TraceParams
 from jsnn.train import loop, supervised
+from jsnn.train import task as tasks
 from jsnn.unroll import Constant
 
 KINDS = {
@@ -52,7 +53,7 @@ LABELS = jnp.zeros(2, jnp.int32)
 IMAGES = jnp.full((2, 3), 0.5)
 MAPS = jnp.ones((2, 4, 4, 1))
 KEY = jax.random.key(0)
-TASK = supervised.Task(*[lambda *_: None] * 5)  # pyright: ignore[reportArgumentType]
+TASK = tasks.Task(*[lambda *_: None] * 5)  # pyright: ignore[reportArgumentType]
 SPLIT = Split(np.zeros((9, 2, 2, 1), np.uint8), np.zeros(9, np.int32))
 RANGES = {
     "lif beta": (lambda v: neurons.lif(beta=v), (1.5, -0.1)),

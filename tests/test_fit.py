@@ -12,6 +12,7 @@ import pytest
 
 from jsnn.model import Model
 from jsnn.train import checkpoint, clock, loop, runs, supervised
+from jsnn.train import task as tasks
 from jsnn.train import trainer as trainers
 from jsnn.train.fitted import Fitted
 from jsnn.train.trainer import Phase, Prediction, Trainer
@@ -88,7 +89,7 @@ def trainer(*, optimizer=None, poison: int | None = None, epochs: int = 3) -> Tr
             value = jnp.where(count >= poison, jnp.nan, value)
         return value, ({"count": count + 1}, (jnp.abs(error) < 1).mean())
 
-    task = supervised.Task(
+    task = tasks.Task(
         init,
         loss,
         lambda model, images: images @ model.params["w"],

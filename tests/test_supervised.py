@@ -8,6 +8,7 @@ import pytest
 
 from jsnn.model import Model
 from jsnn.train import supervised
+from jsnn.train import task as tasks
 from jsnn.train import trainer as trainers
 from jsnn.train.trainer import Trainer, TrainState
 
@@ -55,12 +56,12 @@ def task(*, noise: float = 0.0, capacity: int = 1, traces: list | None = None):
         }
         return value, (rest, (scores.argmax(1) == labels).mean())
 
-    return supervised.Task(
+    return tasks.Task(
         init,
         loss,
         lambda model, images: logits(model.params, images),
         optax.softmax_cross_entropy_with_integer_labels,
-        supervised.by_score,
+        tasks.by_score,
     )
 
 

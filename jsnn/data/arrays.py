@@ -92,7 +92,7 @@ def from_file(
         raise DataError(f"There is no file {path}.") from error
     except (OSError, ValueError, EOFError, AttributeError) as error:
         raise DataError(
-            f"{path} cannot be read as an .npz file ({error}). Write one with `np.savez({path.name!r}, inputs=..., labels=...)`."
+            f"{path} is no .npz file of numbers, or is damaged. Write one with `np.savez({path.name!r}, inputs=..., labels=...)`."
         ) from error
     missing = [key for key in KEYS[:2] if key not in found]
     if missing or ("test_inputs" in found) != ("test_labels" in found):
@@ -130,7 +130,7 @@ def _split(kind: str, inputs: Any, labels: Any, num_classes: int | None) -> Spli
         raise ValueError(
             f"The {kind}inputs have type {inputs.dtype}: convert them to float32, or to uint8."
         )
-    labels = check_labels(f"{kind}labels".strip(), labels, num_classes)
+    labels = check_labels("`test` labels" if kind else "`labels`", labels, num_classes)
     if len(inputs) != len(labels):
         raise ValueError(
             f"There are {len(inputs)} {kind}inputs but {len(labels)} labels: give each sample one label."

@@ -124,7 +124,7 @@ def check_split(
       ValueError: naming the argument, the value and the remedy.
     """
     checked_images = _check_images(argument, np.asarray(images))
-    checked_labels = check_labels(argument, np.asarray(labels), num_classes)
+    checked_labels = check_labels(f"`{argument}` labels", np.asarray(labels), num_classes)
     if len(checked_images) != len(checked_labels):
         raise ValueError(
             f"`{argument}` has {len(checked_images)} images but {len(checked_labels)} labels: "
@@ -180,23 +180,23 @@ def _check_images(argument: str, images: np.ndarray) -> Images:
     return images.astype(np.uint8, copy=False)
 
 
-def check_labels(argument: str, labels: np.ndarray, num_classes: int | None) -> Labels:
+def check_labels(what: str, labels: np.ndarray, num_classes: int | None) -> Labels:
     """Class indices `[N]` as int32, or a `ValueError` that says what is wrong with them."""
     if labels.ndim != 1:
         raise ValueError(
-            f"`{argument}` labels have shape {labels.shape}: pass class indices of shape [N] "
+            f"{what} have shape {labels.shape}: pass class indices of shape [N] "
             "(`labels.argmax(-1)` of one-hot rows, `labels.ravel()` of a column)."
         )
     if labels.size and not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"`{argument}` labels have type {labels.dtype} (the first is {labels[0]!r}): pass "
+            f"{what} have type {labels.dtype} (the first is {labels[0]!r}): pass "
             "integer class indices, for instance `labels.astype(np.int32)`."
         )
     limit = _MAX_INFERRED_CLASSES if num_classes is None else num_classes
     if labels.size and (labels.min() < 0 or labels.max() >= limit):
         wrong = labels[(labels < 0) | (labels >= limit)][0]
         raise ValueError(
-            f"`{argument}` labels hold {wrong}, outside 0..{limit - 1}: number the classes from 0, "
+            f"{what} hold {wrong}, outside 0..{limit - 1}: number the classes from 0, "
             "and pass `num_classes` if there are more than the training labels show."
         )
     return labels.astype(np.int32, copy=False)

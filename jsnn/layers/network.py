@@ -174,9 +174,16 @@ def network(build: Any) -> Network:
 
     Returns:
       A `Network`: `init(key)` draws a model, `apply(model, x)` runs it on `x` `[T, B, ...]` or a `Constant`.
+
+    Raises:
+      TypeError: if `build` is no function.
     """
     if hasattr(build, "trainable"):
         return build.trainable()
+    if not callable(build) or isinstance(build, nnx.Module):
+        raise TypeError(
+            f"`build` must be a function `rngs -> layers`, got {type(build).__name__}: write `jsnn.network(lambda rngs: [jsnn.Dense(64, 10, rngs=rngs), jsnn.LI()])`."
+        )
 
     def make(key: Array) -> Any:
         made = build(nnx.Rngs(key))

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jsnn import check
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
-from jsnn.train import feed
+from jsnn.train import feed, runs
 from jsnn.train import trainer as trainers
 from jsnn.train.clock import Clock
 from jsnn.train.fitted import Fitted
@@ -55,7 +56,7 @@ def fit(
       trainer: what to learn and how: `supervised`, `stdp.trainer`, `continual.trainer`, or one made from them.
       data: a `jsnn.data.Dataset`, or what `trainer.prepare` made of one.
       key: decides initial weights, the order of samples and every other draw.
-      run: a `jsnn.train.Run`: a folder for rows and checkpoints. None: nothing is written.
+      run: a `jsnn.Run`: a folder for rows and checkpoints. None: nothing is written.
       schedule: when to write rows, evaluate and save.
       split: what the held-out samples are called in rows: `validation` or `test`. None: validation if the data set has one.
       reuse: `(phase, state, data) -> (state, values) or None`: the state after a phase that need not be trained again, and the values of
@@ -69,8 +70,12 @@ def fit(
       The trained model: `fitted.predict(inputs)`, `fitted.save(path)`, `fitted.rows`.
 
     Raises:
+      TypeError, ValueError: if an argument is not what it must be; the message says what to write instead.
       FloatingPointError: if the loss or a parameter becomes NaN or infinite. Rows up to there and the last checkpoint stay.
     """
+    trainers.check_trainer(trainer)
+    _check_data(data)
+    _check_run(run, schedule)
     if split is None:
         held = isinstance(data, Dataset) and data.validation is not None
         split = "validation" if held else "test"
@@ -82,6 +87,24 @@ def fit(
         trainer, run or Log(), schedule or Schedule(), split, reuse, finished, progress
     )
     return session.train(data, key, stream)
+
+
+def _check_data(data: Any) -> None:
+    """Refuses bare arrays, which do not say what is held out."""
+    if type(data) in (tuple, list, dict) or isinstance(data, np.ndarray | jax.Array):
+        raise TypeError(
+            f"`data` must be a data set, got {type(data).__name__}: write `jsnn.data.arrays(inputs, labels, num_test=...)`."
+        )
+
+
+def _check_run(run: Any, schedule: Any) -> None:
+    """Refuses what `fit` cannot write to, or be timed by."""
+    remedy = "write `jsnn.Run(folder, experiment='mine', config={})`"
+    if run is not None:
+        check.kind("run", run, runs.Run | Log, "a `jsnn.Run`", remedy)
+    if schedule is not None:
+        remedy = "write `jsnn.Schedule(log_every=...)`"
+        check.kind("schedule", schedule, Schedule, "a `jsnn.Schedule`", remedy)
 
 
 @jax.jit

@@ -102,6 +102,13 @@ def plain(value: Any) -> Any:
 class Run:
     """A run folder. Opening it checks everything that could fail later: that it can be written, that nothing is overwritten, and that no other process uses it.
 
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> run = jsnn.Run(f"{folder}/first", experiment="mine", config={"epochs": 5})  # fit(..., run=run) writes to it
+    >>> run.log({"split": "test", "step": 1, "accuracy": 0.5})
+    >>> run.rows()
+    [{'split': 'test', 'step': 1, 'accuracy': 0.5}]
+
     Several processes of one run all open it; process 0 alone writes, and holds the folder's lock until `finish`, or to its own end.
 
     Args:

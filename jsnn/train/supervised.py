@@ -3,6 +3,7 @@
 Axes: N samples of a data set, B batch, T time, C classes, S steps of an epoch.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -13,93 +14,12 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jsnn import check, encoders, losses, readout
+from jsnn import check
 from jsnn import mesh as meshes
-from jsnn.model import Model, Network
+from jsnn.model import Model
 from jsnn.train.program import Program
-from jsnn.train.trainer import Phase, Prediction, Trainer, Window, start, train_fn
-
-
-class Task(NamedTuple):
-    """What to learn.
-
-    Attributes:
-      init: `key -> Model`: parameters and whatever else the model carries.
-      loss: `(model, key, inputs, labels) -> (loss, (rest, accuracy))`: training loss of one batch, with what the batch leaves
-        behind in the model and the batch's accuracy.
-      outputs: `(model, inputs) -> value`: what the network gives in evaluation.
-      losses: `(value, labels) -> loss [B]`.
-      prediction: `value -> Prediction`.
-    """
-
-    init: Callable[[Array], Model]
-    loss: Callable[[Model, Array, Array, Array], tuple[Array, tuple[Any, Array]]]
-    outputs: Callable[[Model, Array], Any]
-    losses: Callable[[Any, Array], Float[Array, "B"]]
-    prediction: Callable[[Any], Prediction]
-
-
-_USUAL = {
-    "encode": encoders.constant(8),
-    "loss": losses.ce_mean_membrane,
-    "read_out": readout.mean_membrane,
-}
-
-
-def by_score(scores: Float[Array, "B C"]) -> Prediction:
-    """The class with the highest score; of equal ones the lowest."""
-    return Prediction(scores.argmax(-1).astype(jnp.int32), scores)
-
-
-def classifier(
-    network: Network | Callable[..., Any],
-    *,
-    encode: Callable[..., Any] | None = None,
-    loss: Callable[[Any, Array], Float[Array, "B"]] | None = None,
-    read_out: Callable[[Any], Float[Array, "B C"]] | None = None,
-    augment: Callable[[Array, Array], Array] | None = None,
-) -> Task:
-    """A task from a network and three functions, each named once: for training, evaluation and prediction.
-
-    >>> layers = lambda rngs: [jsnn.Dense(4, 8, rngs=rngs), jsnn.LIF(), jsnn.Dense(8, 3, rngs=rngs), jsnn.LI()]
-    >>> task = jsnn.classifier(layers, encode=jsnn.constant(10), read_out=jsnn.max_membrane, loss=jsnn.losses.ce_max_membrane)
-    >>> task.prediction(task.outputs(task.init(jax.random.key(0)), jnp.ones((2, 4)))).scores.shape
-    (2, 3)
-
-    Args:
-      network: `rngs -> layers`, or what `jsnn.network` made of it; or one of `jsnn.eventprop`.
-      encode: `(inputs [B, ...], key) -> signal`, time first: `jsnn.constant(T)`, by default with T = 8; `jsnn.frames()` for
-        inputs that vary in time. In evaluation `key` is None.
-      loss: `(value, labels [B]) -> [B]`: see `jsnn.losses`. The default is right for a last layer that does not spike (`LI`).
-      read_out: `value -> scores [B, C]`: see `jsnn.readout`; the class is the one with the highest score. By default the mean membrane. A
-        network may bring defaults of its own, as `jsnn.eventprop.dense_network` does.
-      augment: `(key, inputs) -> inputs`: random changes of training inputs.
-
-    Returns:
-      A task for `supervised`.
-    """
-    if not isinstance(network, Network):
-        from jsnn import layers
-
-        network = layers.network(network)
-    usual = {**_USUAL, **(network.usual or {})}
-    encode, loss = encode or usual["encode"], loss or usual["loss"]
-    read_out = read_out or usual["read_out"]
-
-    def value(model, inputs):
-        return network.apply(model, encode(inputs, None)).value
-
-    def training_loss(model, key, inputs, labels):
-        if augment is not None:
-            inputs = augment(jax.random.fold_in(key, 1), inputs)
-        signal = encode(inputs, jax.random.fold_in(key, 2))
-        out = network.apply(model, signal, key=key, train=True)
-        hits = by_score(read_out(out.value)).label == labels
-        return loss(out.value, labels).mean(), (out.rest, hits.mean())
-
-    return Task(
-        network.init, training_loss, value, loss, lambda v: by_score(read_out(v))
-    )
+from jsnn.train.task import Task, check_classes
+from jsnn.train.trainer import Phase, Trainer, Window, start, train_fn
 
 
 class Samples(NamedTuple):
@@ -171,122 +91,153 @@ def supervised(
     Raises:
       ValueError: if a number is out of range.
     """
+    check.kind("task", task, Task, "a task", "make one with `jsnn.classifier(network)`")
+    remedy = "write `optax.adam(1e-3)`"
+    check.kind(
+        "optimizer",
+        optimizer,
+        optax.GradientTransformation,
+        "an Optax optimiser",
+        remedy,
+    )
     epochs = check.whole("epochs", epochs, 1)
     batch_size = check.whole("batch_size", batch_size, 1)
     eval_size = batch_size if eval_batch_size is None else eval_batch_size
     eval_size = check.whole("eval_batch_size", eval_size, 1)
     check.choice("remainder", remainder, ("drop", "keep"))
+    descent = _Descent(task, optimizer, batch_size, remainder == "keep", mesh)
 
-    def init(key):
-        model = task.init(key)
-        return Own(model, optimizer.init(model.params))
-
-    def pool(state, data, program):
-        count = len(data.train.labels)
-        if not batch_size <= count:
-            raise ValueError(
-                f"`batch_size` must lie between 1 and the {count} training samples, got {batch_size}."
-            )
-        return data.train
-
-    def steps_per_epoch(samples):
-        steps, left = divmod(len(samples.labels), batch_size)
-        return steps + (remainder == "keep" and left > 0)
-
-    def step(state, samples):
-        key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
-        model = state.own.model
-
-        def loss_fn(params):
-            return task.loss(Model(params, model.rest), key, *samples)
-
-        (loss, (rest, accuracy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            model.params
-        )
-        updates, opt_state = optimizer.update(grads, state.own.opt_state, model.params)
-        params = optax.apply_updates(model.params, updates)
-        own = Own(Model(params, rest), opt_state)
-        state = state._replace(
-            own=own, step=state.step + 1, phase_step=state.phase_step + 1
-        )
-        return state, {"loss": loss, "accuracy": accuracy}
-
-    def permutation(state, samples):
-        epoch = state.phase_step // steps_per_epoch(samples)
-        key = jax.random.fold_in(jax.random.fold_in(state.key, 0), epoch)
-        return jax.random.permutation(key, len(samples.labels))
-
-    def order(state, samples):
-        return permutation(state, samples)[: steps_per_epoch(samples) * batch_size]
-
-    def run_window(state, window, num_steps):
-        def body(i, carry):
-            state, metrics = carry
-            first = (state.phase_step % window.per_epoch - window.first) * batch_size
-            batch = jax.tree.map(
-                lambda x: jax.lax.dynamic_slice_in_dim(x, first, batch_size),
-                window.samples,
-            )
-            batch = meshes.shard_batch(batch, mesh)
-            with meshes.scope(mesh):
-                state, new = step(state, batch)
-            return state, jax.tree.map(lambda m, x: m.at[i].set(x), metrics, new)
-
-        empty = jnp.zeros(len(window.samples.labels) // batch_size)
-        start = state, {"loss": empty, "accuracy": empty}
-        return jax.lax.fori_loop(0, num_steps, body, start)
-
-    def run(state, samples, num_steps, program):
-        if isinstance(samples, Window):
-            return run_window(state, samples, num_steps)
-        count, per_epoch = len(samples.labels), steps_per_epoch(samples)
-        left = count % batch_size if remainder == "keep" else 0
-        order = permutation(state, samples)
-
-        def take(state, batch):
-            chosen = jax.tree.map(lambda x: x[batch], samples)
-            chosen = meshes.shard_batch(chosen, mesh)
-            with meshes.scope(mesh):
-                return step(state, chosen)
-
-        def whole(state):
-            first = state.phase_step % per_epoch * batch_size
-            return take(state, jax.lax.dynamic_slice_in_dim(order, first, batch_size))
-
-        def body(i, carry):
-            state, metrics = carry
-            if left:
-                last = state.phase_step % per_epoch == per_epoch - 1
-                state, new = jax.lax.cond(
-                    last, lambda s: take(s, order[-left:]), whole, state
-                )
-            else:
-                state, new = whole(state)
-            return state, jax.tree.map(lambda m, x: m.at[i].set(x), metrics, new)
-
-        empty = {name: jnp.zeros(per_epoch) for name in ("loss", "accuracy")}
-        return jax.lax.fori_loop(0, num_steps, body, (state, empty))
+    def prepared(dataset):
+        check_classes(task, dataset)
+        return prepare(dataset)
 
     def evaluate(state, data, program):
         return state, _evaluate(task, state.own.model, data.held, eval_size, mesh)
 
     return Trainer(
         phases=(Phase("train", epochs=epochs),),
-        init=init,
-        pool=pool,
-        steps_per_epoch=steps_per_epoch,
-        run=run,
+        init=descent.init,
+        pool=descent.pool,
+        steps_per_epoch=descent.steps_per_epoch,
+        run=descent.run,
         evaluate=evaluate,
         model=lambda state: state.own.model,
         predict=lambda model, inputs: task.prediction(task.outputs(model, inputs)),
         accuracy=lambda found: found.hit.mean(),
         parameters=lambda state: state.own.model.params,
-        order=order if remainder == "drop" else None,
-        prepare=prepare,
+        order=descent.order if remainder == "drop" else None,
+        prepare=prepared,
         report=_report,
         samples=lambda state: int(state.step) * batch_size,
         mesh=mesh,
     )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Descent:
+    """Steps of gradient descent over shuffled batches."""
+
+    task: Task
+    optimizer: optax.GradientTransformation
+    batch_size: int
+    keeps_remainder: bool
+    mesh: Mesh | None
+
+    def init(self, key):
+        model = self.task.init(key)
+        return Own(model, self.optimizer.init(model.params))
+
+    def pool(self, state, data, program):
+        count = len(data.train.labels)
+        if self.batch_size > count:
+            raise ValueError(
+                f"`batch_size` must lie between 1 and the {count} training samples, got {self.batch_size}."
+            )
+        return data.train
+
+    def steps_per_epoch(self, samples):
+        steps, left = divmod(len(samples.labels), self.batch_size)
+        return steps + (self.keeps_remainder and left > 0)
+
+    def step(self, state, samples):
+        """One update from one batch."""
+        samples = meshes.shard_batch(samples, self.mesh)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
+        model = state.own.model
+
+        def loss_fn(params):
+            return self.task.loss(Model(params, model.rest), key, *samples)
+
+        with meshes.scope(self.mesh):
+            (loss, (rest, accuracy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+                model.params
+            )
+            updates, opt_state = self.optimizer.update(
+                grads, state.own.opt_state, model.params
+            )
+            params = optax.apply_updates(model.params, updates)
+        own = Own(Model(params, rest), opt_state)
+        state = state._replace(
+            own=own, step=state.step + 1, phase_step=state.phase_step + 1
+        )
+        return state, {"loss": loss, "accuracy": accuracy}
+
+    def permutation(self, state, samples):
+        epoch = state.phase_step // self.steps_per_epoch(samples)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, 0), epoch)
+        return jax.random.permutation(key, len(samples.labels))
+
+    def order(self, state, samples):
+        most = self.steps_per_epoch(samples) * self.batch_size
+        return self.permutation(state, samples)[:most]
+
+    def run(self, state, samples, num_steps, program):
+        if isinstance(samples, Window):
+            follow, most = self.of_window(samples)
+        else:
+            follow, most = self.of_pool(state, samples)
+
+        def body(i, carry):
+            state, metrics = carry
+            state, new = follow(state)
+            return state, jax.tree.map(lambda m, x: m.at[i].set(x), metrics, new)
+
+        empty = {name: jnp.zeros(most) for name in ("loss", "accuracy")}
+        return jax.lax.fori_loop(0, num_steps, body, (state, empty))
+
+    def of_window(self, window):
+        """The step whose batch comes next in a window, and the most that it has."""
+        size = self.batch_size
+
+        def follow(state):
+            first = (state.phase_step % window.per_epoch - window.first) * size
+            batch = jax.tree.map(
+                lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), window.samples
+            )
+            return self.step(state, batch)
+
+        return follow, len(window.samples.labels) // size
+
+    def of_pool(self, state, samples):
+        """The step whose batch comes next in this epoch's order, and the most that it has."""
+        size, per_epoch = self.batch_size, self.steps_per_epoch(samples)
+        left = len(samples.labels) % size if self.keeps_remainder else 0
+        order = self.permutation(state, samples)
+
+        def take(state, batch):
+            return self.step(state, jax.tree.map(lambda x: x[batch], samples))
+
+        def whole(state):
+            first = state.phase_step % per_epoch * size
+            return take(state, jax.lax.dynamic_slice_in_dim(order, first, size))
+
+        def follow(state):
+            if not left:
+                return whole(state)
+            last = state.phase_step % per_epoch == per_epoch - 1
+            return jax.lax.cond(last, lambda s: take(s, order[-left:]), whole, state)
+
+        return follow, per_epoch
 
 
 def _evaluate(

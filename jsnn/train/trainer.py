@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from jsnn import check
+
 Metrics = dict[str, Array]
 
 
@@ -122,6 +124,7 @@ class Trainer(NamedTuple):
       samples: `state -> number`: samples learnt from so far, for the speed.
       keeps_best: whether evaluations decide what the training ends with; see `keep_best`.
       mesh: devices that each batch is cut over.
+      many_seeds: whether it takes several keys, see `over_seeds`.
     """
 
     phases: tuple[Phase, ...]
@@ -147,6 +150,17 @@ class Trainer(NamedTuple):
     samples: Callable[[TrainState], int] | None = None
     keeps_best: bool = False
     mesh: Mesh | None = None
+    many_seeds: bool = False
+
+
+def check_trainer(value: Any) -> None:
+    """Refuses what is no trainer.
+
+    Raises:
+      TypeError: if it is none.
+    """
+    remedy = "make one with `jsnn.supervised(task, optimizer, batch_size=..., epochs=...)`, or with those of `jsnn.stdp` and `jsnn.continual`"
+    check.kind("trainer", value, Trainer, "a `jsnn.Trainer`", remedy)
 
 
 def strongly_typed(tree: Any) -> Any:
@@ -155,7 +169,23 @@ def strongly_typed(tree: Any) -> Any:
 
 
 def start(trainer: Trainer, key: Array) -> TrainState:
-    """The state before the first step; of several seeds for keys `[S]`."""
+    """The state before the first step; of several seeds for keys `[S]`.
+
+    Raises:
+      TypeError: if `key` is none.
+      ValueError: if the trainer takes one key and `key` holds several, or the converse.
+    """
+    check.key(key)
+    if key.dtype == jnp.uint32:  # of the old kind
+        key = jax.random.wrap_key_data(key)
+    if key.ndim and not trainer.many_seeds:
+        raise ValueError(
+            f"`key` holds {key.size} keys, and this trainer takes one: write `jsnn.over_seeds(trainer)`, or pass one of them."
+        )
+    if key.ndim != trainer.many_seeds:
+        raise ValueError(
+            f"`key` must hold one key a seed, [S], got shape {key.shape}: write `jsnn.seed_keys(seed, num_seeds)`."
+        )
     split = jax.vmap(jax.random.split) if key.ndim else jax.random.split
     key_init, key_run = jnp.moveaxis(split(key), -1, 0)
     zero = jnp.zeros((), jnp.int32)
@@ -217,8 +247,11 @@ def train_fn(trainer: Trainer) -> Callable[[Array, Any], Trained]:
       The function. Its data are what `trainer.prepare` makes of a `jsnn.data.Dataset`.
 
     Raises:
-      ValueError: if arrays must grow on the way, which a compiled program cannot do.
+      TypeError: if `trainer` is none.
+      ValueError: when called, if arrays must grow on the way, which a compiled program cannot do.
     """
+
+    check_trainer(trainer)
 
     def train(key: Array, data: Any) -> Trained:
         state, metrics, found = start(trainer, key), [], []

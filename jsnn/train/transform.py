@@ -3,6 +3,7 @@
 Axes: S seeds.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jsnn.train.trainer import Trainer, TrainState
+from jsnn import check
+from jsnn.train.trainer import Trainer, TrainState, check_trainer
 
 
 def seed_keys(seed: int, num_seeds: int) -> Array:
@@ -25,7 +27,12 @@ def seed_keys(seed: int, num_seeds: int) -> Array:
 
     Returns:
       Keys, `[S]`.
+
+    Raises:
+      ValueError: if there is no seed, or the last one is beyond 2^32 - 1.
     """
+    num_seeds = check.whole("num_seeds", num_seeds, 1)
+    seed = check.whole("seed", seed, 0, 2**32 - num_seeds)
     seeds = np.uint32(seed) + np.arange(num_seeds, dtype=np.uint32)
     return jax.vmap(jax.random.key)(seeds)
 
@@ -62,55 +69,79 @@ def over_seeds(trainer: Trainer, *, at_once: int | None = None) -> Trainer:
     Raises:
       ValueError: if the trainer's data depend on what a seed has learnt, as those of a network that learns layer by layer do.
     """
+    check_trainer(trainer)
     if trainer.advance is not None:
         raise ValueError(
             "`over_seeds` is not for a network that learns layer by layer: each seed would keep its own copy of all layer outputs. "
             "Run the seeds one after another, or sweep them with `train_fn`."
         )
-
-    def over(fn, *xs):
-        if at_once == 1:  # no vmap at all: to the bit what one seed does
-            return jax.lax.map(lambda x: fn(*x), xs)
-        if at_once is None or at_once >= len(jax.tree.leaves(xs)[0]):
-            return jax.vmap(fn)(*xs)
-        return jax.lax.map(lambda x: fn(*x), xs, batch_size=at_once)
-
-    def each(state, fn, *rest, over=over):
-        """`fn(state of one seed, *rest)` for all seeds."""
-
-        def one(own, key):
-            return fn(state._replace(own=own, key=key), *rest)
-
-        return over(one, state.own, state.key)
-
-    def view(fn):
-        """Of the host loop, which does not compile it."""
-        return fn and (
-            lambda state, *rest: each(
-                state, fn, *rest, over=lambda fn, *x: jax.vmap(fn)(*x)
-            )
-        )
+    if at_once is not None:
+        at_once = check.whole("at_once", at_once, 1)
+    seeds = _Seeds(trainer, at_once)
 
     def unless_default(name, new):
         same = getattr(trainer, name) is Trainer._field_defaults[name]
         return getattr(trainer, name) if same else new
 
-    def samples(state):
-        first = state._replace(own=_first(state.own), key=state.key[0])
-        return len(state.key) * trainer.samples(first)  # pyright: ignore[reportOptionalCall]
+    return trainer._replace(
+        init=lambda keys: seeds.over(trainer.init, keys),
+        pool=seeds.pool,
+        steps_per_epoch=lambda pool: pool.per_epoch,
+        run=seeds.run,
+        evaluate=seeds.evaluate,
+        begin=unless_default("begin", seeds.begin),
+        end=unless_default("end", seeds.end),
+        done=unless_default("done", seeds.done),
+        model=seeds.view(trainer.model),
+        parameters=seeds.view(trainer.parameters),
+        samples=trainer.samples and seeds.samples,
+        predict=seeds.predict,
+        resize=trainer.resize and seeds.unchanged,
+        order=None,  # each seed has an order of its own
+        many_seeds=True,
+    )
 
-    def joined(new):
-        """Seeds go through phases and steps together."""
-        return new._replace(
-            phase=new.phase[0], phase_step=new.phase_step[0], step=new.step[0]
-        )
 
-    def pool(state, data, program):
-        first = state._replace(own=_first(state.own), key=state.key[0])
-        steps = trainer.steps_per_epoch(trainer.pool(first, data, program))
-        return _Pool(data, steps)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Seeds:
+    """A trainer's functions for states whose `own` and `key` have a leading axis of seeds."""
 
-    def run(state, pool, num_steps, program):
+    trainer: Trainer
+    at_once: int | None
+
+    def over(self, fn, *xs):
+        """`fn(*x)` of each seed."""
+        if self.at_once == 1:  # no vmap at all: to the bit what one seed does
+            return jax.lax.map(lambda x: fn(*x), xs)
+        if self.at_once is None or self.at_once >= len(jax.tree.leaves(xs)[0]):
+            return jax.vmap(fn)(*xs)
+        return jax.lax.map(lambda x: fn(*x), xs, batch_size=self.at_once)
+
+    def each(self, state, fn, *rest):
+        """`fn(state of one seed, *rest)` for all seeds."""
+
+        def one(own, key):
+            return fn(state._replace(own=own, key=key), *rest)
+
+        return self.over(one, state.own, state.key)
+
+    def view(self, fn):
+        """`fn` of the host loop, which does not compile it."""
+        return fn and dataclasses.replace(self, at_once=None)._viewing(fn)
+
+    def _viewing(self, fn):
+        return lambda state, *rest: self.each(state, fn, *rest)
+
+    def samples(self, state):
+        return len(state.key) * self.trainer.samples(_first_seed(state))  # pyright: ignore[reportOptionalCall]
+
+    def pool(self, state, data, program):
+        pool = self.trainer.pool(_first_seed(state), data, program)
+        return _Pool(data, self.trainer.steps_per_epoch(pool))
+
+    def run(self, state, pool, num_steps, program):
+        trainer = self.trainer
+
         def one(now):
             own_pool = trainer.pool(now, pool.data, program)
             new, metrics = trainer.run(now, own_pool, num_steps, program)
@@ -118,53 +149,44 @@ def over_seeds(trainer: Trainer, *, at_once: int | None = None) -> Trainer:
             keep = jax.tree.map(lambda a, b: jnp.where(stopped, a, b), now.own, new.own)
             return new._replace(own=keep), metrics
 
-        new, metrics = each(state, one)
-        return joined(new), jax.tree.map(lambda m: m.mean(0), metrics)
+        new, metrics = self.each(state, one)
+        return _joined(new), jax.tree.map(lambda m: m.mean(0), metrics)
 
-    def evaluate(state, data, program):
-        new, found = each(state, trainer.evaluate, data, program)
-        return joined(new), found
+    def begin(self, state, data, program):
+        return _joined(self.each(state, self.trainer.begin, data, program))
 
-    return trainer._replace(
-        init=lambda keys: over(trainer.init, keys),
-        pool=pool,
-        steps_per_epoch=lambda pool: pool.per_epoch,
-        run=run,
-        evaluate=evaluate,
-        begin=unless_default(
-            "begin", lambda *args: joined(each(args[0], trainer.begin, *args[1:]))
-        ),
-        end=unless_default(
-            "end", lambda *args: joined(each(args[0], trainer.end, *args[1:]))
-        ),
-        done=unless_default("done", lambda *args: view(trainer.done)(*args).all()),
-        model=view(trainer.model),
-        parameters=view(trainer.parameters),
-        samples=trainer.samples and samples,
-        predict=lambda models, inputs: over(
-            lambda model: trainer.predict(model, inputs), models
-        ),
-        resize=trainer.resize and _unchanged(trainer.resize),
-        order=None,  # each seed has an order of its own
-    )
+    def end(self, state, data, program):
+        return _joined(self.each(state, self.trainer.end, data, program))
 
+    def evaluate(self, state, data, program):
+        new, found = self.each(state, self.trainer.evaluate, data, program)
+        return _joined(new), found
 
-def _unchanged(resize: Any) -> Any:
-    """Refuses growth, which would come in the middle of a program for all seeds."""
+    def done(self, state, per_epoch):
+        return self.view(self.trainer.done)(state, per_epoch).all()
 
-    def checked(state: TrainState, phase: int) -> TrainState:
-        first = state._replace(own=_first(state.own), key=state.key[0])
-        if resize(first, phase) is not first:
+    def predict(self, models, inputs):
+        return self.over(lambda model: self.trainer.predict(model, inputs), models)
+
+    def unchanged(self, state, phase):
+        """Refuses growth, which would come in the middle of a program for all seeds."""
+        first, resize = _first_seed(state), self.trainer.resize
+        if resize is not None and resize(first, phase) is not first:
             raise ValueError(
                 "Several seeds at once need a head that does not grow: give it room for all classes at the start (`--capacity`)."
             )
         return state
 
-    return checked
+
+def _joined(new: TrainState) -> TrainState:
+    """Seeds go through phases and steps together."""
+    return new._replace(
+        phase=new.phase[0], phase_step=new.phase_step[0], step=new.step[0]
+    )
 
 
-def _first(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x[0], tree)
+def _first_seed(state: TrainState) -> TrainState:
+    return state._replace(own=jax.tree.map(lambda x: x[0], state.own), key=state.key[0])
 
 
 class Best(NamedTuple):
@@ -198,86 +220,95 @@ def keep_best(trainer: Trainer, *, patience: int | None = None) -> Trainer:
     Raises:
       ValueError: if the trainer is not evaluated after each epoch.
     """
-    accuracy = trainer.accuracy
-    if accuracy is None or not any(p.evaluate == "epochs" for p in trainer.phases):
+    check_trainer(trainer)
+    if patience is not None:
+        patience = check.whole("patience", patience, 0)
+    looks = [phase.evaluate == "epochs" for phase in trainer.phases]
+    if trainer.accuracy is None or not any(looks):
         raise ValueError(
             "`keep_best` needs a trainer that is evaluated after each epoch, on validation samples: hold some out (`--num-validation`)."
         )
+    keeper = _Keeper(trainer, patience)
+    # Nothing to end: the last phase stays open for more epochs.
+    open_ended = trainer.end is Trainer._field_defaults["end"]
+    return trainer._replace(
+        init=keeper.init,
+        begin=keeper.begin,
+        run=keeper.run,
+        evaluate=keeper.evaluate,
+        end=trainer.end if open_ended else keeper.end,
+        done=keeper.done,
+        model=lambda state: state.own.model,
+        pool=_view(trainer.pool),
+        advance=_view(trainer.advance),
+        parameters=_view(trainer.parameters or trainer.model),
+        samples=_view(trainer.samples),
+        resize=None,
+        order=_view(trainer.order),
+        keeps_best=True,
+    )
 
-    def inner(state):
-        return state._replace(own=state.own.own)
 
-    def outer(new, best):
-        return new._replace(own=best._replace(own=new.own))
+def _inner(state: TrainState) -> TrainState:
+    return state._replace(own=state.own.own)
 
-    def init(key):
-        own = trainer.init(key)
+
+def _outer(new: TrainState, best: Best) -> TrainState:
+    return new._replace(own=best._replace(own=new.own))
+
+
+def _view(fn):
+    return fn and (lambda state, *rest: fn(_inner(state), *rest))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Keeper:
+    """A trainer's functions for states that carry the best model beside."""
+
+    trainer: Trainer
+    patience: int | None
+
+    def init(self, key):
+        own = self.trainer.init(key)
         zero = jnp.zeros((), jnp.int32)
-        model = trainer.model(TrainState(own, key, zero, zero, zero))
+        model = self.trainer.model(TrainState(own, key, zero, zero, zero))
         return Best(own, _copy(model), jnp.float32(-1), zero)
 
-    def begin(state, data, program):
-        new = trainer.begin(inner(state), data, program)
-        model = _copy(trainer.model(new))
-        return outer(new, Best((), model, jnp.float32(-1), jnp.int32(0)))
+    def begin(self, state, data, program):
+        new = self.trainer.begin(_inner(state), data, program)
+        model = _copy(self.trainer.model(new))
+        return _outer(new, Best((), model, jnp.float32(-1), jnp.int32(0)))
 
-    def run(state, pool, num_steps, program):
-        new, metrics = trainer.run(inner(state), pool, num_steps, program)
-        return outer(new, state.own), metrics
+    def run(self, state, pool, num_steps, program):
+        new, metrics = self.trainer.run(_inner(state), pool, num_steps, program)
+        return _outer(new, state.own), metrics
 
-    def evaluate(state, data, program):
+    def evaluate(self, state, data, program):
         """Looks at the model as it is now, and keeps it if it is the best."""
-        new, found = trainer.evaluate(inner(state), data, program)
-        best, now = state.own, accuracy(found).astype(jnp.float32)
+        trainer, best = self.trainer, state.own
+        new, found = trainer.evaluate(_inner(state), data, program)
+        now = trainer.accuracy(found).astype(jnp.float32)  # pyright: ignore[reportOptionalCall]
         steps = trainer.steps_per_epoch(trainer.pool(new, data, program))
         better = now >= best.accuracy
 
         def chosen(new, old):
             return jnp.where(better, new, old)
 
-        return outer(
-            new,
-            Best(
-                (),
-                jax.tree.map(chosen, trainer.model(new), best.model),
-                chosen(now, best.accuracy),
-                chosen(new.phase_step // steps, best.epoch),
-            ),
-        ), found
+        model = jax.tree.map(chosen, trainer.model(new), best.model)
+        epoch = chosen(new.phase_step // steps, best.epoch)
+        kept = Best((), model, chosen(now, best.accuracy), epoch)
+        return _outer(new, kept), found
 
-    def done(state, per_epoch):
-        early = trainer.done(inner(state), per_epoch)
-        if patience is None:
+    def done(self, state, per_epoch):
+        early = self.trainer.done(_inner(state), per_epoch)
+        if self.patience is None:
             return early
-        looked = jnp.array([p.evaluate == "epochs" for p in trainer.phases])
+        looked = jnp.array([p.evaluate == "epochs" for p in self.trainer.phases])
         waited = state.phase_step // jnp.maximum(per_epoch, 1) - state.own.epoch
-        return early | (looked[state.phase] & (waited > patience))
+        return early | (looked[state.phase] & (waited > self.patience))
 
-    def end(state, data, program):
-        return outer(trainer.end(inner(state), data, program), state.own)
-
-    # Nothing to end: the last phase stays open for more epochs.
-    open_ended = trainer.end is Trainer._field_defaults["end"]
-
-    def view(fn):
-        return fn and (lambda state, *rest: fn(inner(state), *rest))
-
-    return trainer._replace(
-        init=init,
-        begin=begin,
-        run=run,
-        evaluate=evaluate,
-        end=trainer.end if open_ended else end,
-        done=done,
-        model=lambda state: state.own.model,
-        pool=view(trainer.pool),
-        advance=view(trainer.advance),
-        parameters=view(trainer.parameters or trainer.model),
-        samples=view(trainer.samples),
-        resize=None,
-        order=view(trainer.order),
-        keeps_best=True,
-    )
+    def end(self, state, data, program):
+        return _outer(self.trainer.end(_inner(state), data, program), state.own)
 
 
 def _copy(tree: Any) -> Any:
