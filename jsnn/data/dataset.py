@@ -124,7 +124,9 @@ def check_split(
       ValueError: naming the argument, the value and the remedy.
     """
     checked_images = _check_images(argument, np.asarray(images))
-    checked_labels = check_labels(f"`{argument}` labels", np.asarray(labels), num_classes)
+    checked_labels = check_labels(
+        f"`{argument}` labels", np.asarray(labels), num_classes
+    )
     if len(checked_images) != len(checked_labels):
         raise ValueError(
             f"`{argument}` has {len(checked_images)} images but {len(checked_labels)} labels: "

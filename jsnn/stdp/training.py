@@ -6,6 +6,7 @@ layer is finished.
 Axes: N images, B of a prediction, S windows of an epoch, L layers side by side.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -55,17 +56,116 @@ class Found(NamedTuple):
     hit: Bool[Array, "N"]
 
 
-class _Rule(NamedTuple):
-    """What a network learns by."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Layers:
+    """A network that learns layer by layer: a trainer's functions. Phase `number` trains `parts(network)[number]`."""
 
     network: Network
     window: int | None
     doubling: Doubling
+    todo: tuple[Part, ...]
 
     def size(self, pool: Encoded) -> int:
         """Images of a window."""
         count = len(pool.labels)
         return min(self.window or min(1000, max(1, count // 12)), count)
+
+    def steps_per_epoch(self, pool: Encoded) -> int:
+        return -(-len(pool.labels) // self.size(pool))
+
+    def init(self, key: Array) -> Own:
+        pairs = tuple(
+            (plasticity.as_arrays(p.reward), plasticity.as_arrays(p.punish))
+            for p in _reward_params(self.network)
+        )
+        weights = forward.init(key, self.network)
+        zero = jnp.zeros((), jnp.int32)
+        return Own(weights, _first_rates(self.network), zero, pairs)
+
+    def begin(self, state: TrainState, data: Data, number: int) -> TrainState:
+        zero = jnp.zeros((), jnp.int32)
+        return state._replace(
+            own=state.own._replace(rates=_first_rates(self.network), count=zero)
+        )
+
+    def pool(self, state: TrainState, data: Data, number: int) -> Encoded:
+        part, train = self.todo[number], data.train
+        if part.name == "decision" or not self.network.blocks[part.block].inhibited:
+            return train
+        num_steps = self.network.frontend().num_steps
+        return train._replace(times=forward.first_spikes(train.times, num_steps))
+
+    def advance(self, state: TrainState, data: Data, number: int) -> Data:
+        """Outputs of the layers that are finished, up to where the next one takes its input."""
+        network, todo = self.network, self.todo
+        if number + 1 == len(todo):
+            return data
+        first, last = (input_block(network, p) for p in todo[number : number + 2])
+        for block in range(first, last):
+            weights = state.own.weights[block]
+
+            def above(held, block=block, weights=weights):
+                times = forward.responses(network, block, weights, held.times)
+                return held._replace(times=times)
+
+            data = Data(*map(above, data))
+        return data
+
+    def evaluate(self, state: TrainState, data: Data, number: int):
+        network, weights, times = self.network, state.own.weights, data.held.times
+        if network.modulated:  # what stands in front of R-STDP
+            block = len(network.blocks) - 1
+            times = forward.responses(network, block, weights[block], times)
+        label, scores = forward.decide(network.decision, weights[-1], times)
+        return state, Found(label, scores, label == data.held.labels)
+
+    def predict(self, weights, images) -> Prediction:
+        network = self.network
+        if not network.decision:
+            raise ValueError(
+                "This network has no decision layer: give it a read-out (`jsnn.stdp.readout.linear`)."
+            )
+        seen = forward.through(network, weights, forward.encoded(network, images))
+        return forward.decide(network.decision, weights[-1], seen)
+
+    def where(self, place: Place, pool: Encoded, per_epoch: int) -> dict[str, Any]:
+        count = len(pool.labels)
+        epoch, windows = divmod(place.phase_step, per_epoch)
+        seen = epoch * count + windows * self.size(pool)
+        name = self.todo[min(place.phase, len(self.todo) - 1)].name
+        return {"layer": name, "epoch": seen / count, "seen": seen}
+
+    def run(self, state: TrainState, pool: Encoded, num_steps: Any, number: int):
+        """Windows of one layer, or of the decision."""
+        count, size = len(pool.labels), self.size(pool)
+        per_epoch, part = self.steps_per_epoch(pool), self.todo[number]
+        epoch = state.phase_step // per_epoch
+        images = order(state.key, number, epoch, count)
+        images = jnp.pad(images, (0, -count % size), constant_values=-1)
+
+        def measured(state):
+            done = state.phase_step % per_epoch
+            chosen = jax.lax.dynamic_slice_in_dim(images, done * size, size)
+            shown = jnp.minimum(count - done * size, size)
+            if part.name == "decision":
+                turn = (epoch + done) % 2 == 0
+                own, new = _rewarded(self.network, state.own, pool, chosen, turn)
+            else:
+                own, new = _unsupervised(self, part, state.own, pool, chosen, shown)
+            state = state._replace(
+                own=own, phase_step=state.phase_step + 1, step=state.step + shown
+            )
+            return state, new | {"advance": shown}
+
+        def window(i, carry):
+            state, new = measured(carry[0])
+            return state, jax.tree.map(lambda m, x: m.at[i].set(x), carry[1], new)
+
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros((per_epoch, *x.shape), x.dtype),
+            jax.eval_shape(lambda state: measured(state)[1], state),
+        )
+        return jax.lax.fori_loop(0, num_steps, window, (state, zeros))
 
 
 def trainer(
@@ -96,85 +196,29 @@ def trainer(
     # `ltd` keeps its ratio to `ltp`: a number of its own, which compiled programs do not round otherwise.
     ratio = jnp.divide(first.ltd, first.ltp)
     every = Doubling(check.whole("doubling", doubling, 1), ltd_ratio=ratio)
-    rule = _Rule(network, window, every)
-    todo = parts(network)
-    num_steps = network.frontend().num_steps
+    layers = _Layers(network, window, every, tuple(parts(network)))
 
     def phase(number: int, part: Part) -> Phase:
         looks = validate and part.name == "decision"
         epochs = network.epochs[part.block]
         return Phase(part.name, number, epochs, "epochs" if looks else "never")
 
-    def begin(state: TrainState, data: Data, number: int) -> TrainState:
-        zero = jnp.zeros((), jnp.int32)
-        return state._replace(
-            own=state.own._replace(rates=_first_rates(network), count=zero)
-        )
-
-    def pool(state: TrainState, data: Data, number: int) -> Encoded:
-        part, train = todo[number], data.train
-        if part.name == "decision" or not network.blocks[part.block].inhibited:
-            return train
-        return train._replace(times=forward.first_spikes(train.times, num_steps))
-
-    def advance(state: TrainState, data: Data, number: int) -> Data:
-        if number + 1 == len(todo):
-            return data
-        first, last = (input_block(network, p) for p in todo[number : number + 2])
-        for block in range(first, last):
-            weights = state.own.weights[block]
-
-            def above(held, block=block, weights=weights):
-                times = forward.responses(network, block, weights, held.times)
-                return held._replace(times=times)
-
-            data = Data(*map(above, data))
-        return data
-
-    def decide(weights, times) -> Prediction:
-        """From what stands in front of R-STDP."""
-        if network.modulated:
-            block = len(network.blocks) - 1
-            times = forward.responses(network, block, weights[block], times)
-        return forward.decide(network.decision, weights[-1], times)
-
-    def evaluate(state: TrainState, data: Data, number: int):
-        label, scores = decide(state.own.weights, data.held.times)
-        return state, Found(label, scores, label == data.held.labels)
-
-    def predict(weights, images) -> Prediction:
-        if not network.decision:
-            raise ValueError(
-                "This network has no decision layer: give it a read-out (`jsnn.stdp.readout.linear`)."
-            )
-        seen = forward.through(network, weights, forward.encoded(network, images))
-        return forward.decide(network.decision, weights[-1], seen)
-
-    def where(place: Place, pool: Encoded, per_epoch: int) -> dict[str, Any]:
-        count = len(pool.labels)
-        epoch, windows = divmod(place.phase_step, per_epoch)
-        seen = epoch * count + windows * rule.size(pool)
-        name = todo[min(place.phase, len(todo) - 1)].name
-        return {"layer": name, "epoch": seen / count, "seen": seen}
-
     return Trainer(
-        phases=tuple(phase(*pair) for pair in enumerate(todo)),
-        init=lambda key: _init(key, network),
-        pool=pool,
-        steps_per_epoch=lambda pool: -(-len(pool.labels) // rule.size(pool)),
-        run=lambda state, pool, num_steps, number: _run(
-            rule, todo[number], number, state, pool, num_steps
-        ),
-        evaluate=evaluate if network.decision else None,
+        phases=tuple(phase(*pair) for pair in enumerate(layers.todo)),
+        init=layers.init,
+        pool=layers.pool,
+        steps_per_epoch=layers.steps_per_epoch,
+        run=layers.run,
+        evaluate=layers.evaluate if network.decision else None,
         model=lambda state: state.own.weights,
-        predict=predict,
-        begin=begin,
-        advance=advance,
+        predict=layers.predict,
+        begin=layers.begin,
+        advance=layers.advance,
         accuracy=lambda found: found.hit.mean(),
         prepare=lambda dataset: _prepare(network, dataset),
         row=_row,
         report=_report,
-        where=where,
+        where=layers.where,
     )
 
 
@@ -209,19 +253,6 @@ def encoded(network: Network, images: Any, labels: Any) -> Encoded:
     return Encoded(forward.spike_times(network, images), labels)
 
 
-def _init(key: Array, network: Network) -> Own:
-    pairs = (
-        (plasticity.as_arrays(p.reward), plasticity.as_arrays(p.punish))
-        for p in _reward_params(network)
-    )
-    return Own(
-        forward.init(key, network),
-        _first_rates(network),
-        jnp.zeros((), jnp.int32),
-        tuple(pairs),
-    )
-
-
 def _first_rates(network: Network) -> Rates:
     """Those of STDP, before they double."""
     return plasticity.as_arrays(Rates(*network.rates))
@@ -244,40 +275,7 @@ def order(key: Array, part: ArrayLike, epoch: ArrayLike, count: int) -> Int[Arra
     return jax.random.permutation(key, count)
 
 
-def _run(rule: _Rule, part: Part, number: int, state: TrainState, pool, num_steps):
-    """Windows of one layer, or of the decision."""
-    count, size = len(pool.labels), rule.size(pool)
-    per_epoch = -(-count // size)
-    epoch = state.phase_step // per_epoch
-    images = order(state.key, number, epoch, count)
-    images = jnp.pad(images, (0, -count % size), constant_values=-1)
-
-    def measured(state):
-        done = state.phase_step % per_epoch
-        chosen = jax.lax.dynamic_slice_in_dim(images, done * size, size)
-        shown = jnp.minimum(count - done * size, size)
-        if part.name == "decision":
-            turn = (epoch + done) % 2 == 0
-            own, new = _rewarded(rule.network, state.own, pool, chosen, turn)
-        else:
-            own, new = _unsupervised(rule, part, state.own, pool, chosen, shown)
-        state = state._replace(
-            own=own, phase_step=state.phase_step + 1, step=state.step + shown
-        )
-        return state, new | {"advance": shown}
-
-    def window(i, carry):
-        state, new = measured(carry[0])
-        return state, jax.tree.map(lambda m, x: m.at[i].set(x), carry[1], new)
-
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros((per_epoch, *x.shape), x.dtype),
-        jax.eval_shape(lambda state: measured(state)[1], state),
-    )
-    return jax.lax.fori_loop(0, num_steps, window, (state, zeros))
-
-
-def _unsupervised(rule: _Rule, part: Part, own: Own, pool, chosen, shown):
+def _unsupervised(rule: _Layers, part: Part, own: Own, pool, chosen, shown):
     """Shows a window to a layer without labels."""
     spec = rule.network.blocks[part.block].branches[part.branch]
     weights = own.weights[part.block][part.branch]
