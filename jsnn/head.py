@@ -53,7 +53,7 @@ class GrowingHead(layers.Dense):
         def column(number):
             own = jax.random.fold_in(key, number)
             return jax.random.uniform(
-                own, (num_inputs + 1,), minval=-limit, maxval=limit
+                own, (num_inputs + 1,), jnp.float32, minval=-limit, maxval=limit
             )
 
         drawn = jax.vmap(column)(jnp.arange(capacity))
@@ -167,7 +167,7 @@ def growing(
         updates, new = inner.update(updates, state.inner, params, **extra)
         is_open = jnp.arange(state.age.size) < num_open
         age = jnp.where(is_open, state.age + 1, 0)
-        factor = jnp.ones(age.shape)
+        factor = jnp.ones(age.shape, jnp.float32)
         if adam_decays is not None:
             factor = _late_start(age, *adam_decays)
         scale = jnp.where(is_open, factor, 0.0)

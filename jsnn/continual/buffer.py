@@ -61,7 +61,7 @@ def init(num_slots: int, image: Shaped[Array, "..."], num_columns: int) -> Buffe
         jnp.zeros((num_slots, *image.shape), image.dtype),
         jnp.zeros(num_slots, jnp.int32),
         jnp.zeros(num_slots, jnp.int32),
-        jnp.full((num_slots, num_columns), -jnp.inf),
+        jnp.full((num_slots, num_columns), -jnp.inf, jnp.float32),
         jnp.zeros(num_slots, bool),
         jnp.zeros(num_columns, jnp.int32),
         jnp.zeros(num_columns, bool),
@@ -108,7 +108,9 @@ def union(batch: Batch, others: Batch) -> Batch:
 def sample(buffer: Buffer, key: Array, num_samples: int) -> Replay:
     """`num_samples` different slots at random; if fewer are in use, all of these, and the remaining rows are not `valid`."""
     slots = len(buffer.labels)
-    priority = jnp.where(buffer.valid, jax.random.uniform(key, (slots,)), -1.0)
+    priority = jnp.where(
+        buffer.valid, jax.random.uniform(key, (slots,), jnp.float32), -1.0
+    )
     # A buffer smaller than the draw: further rows repeat slot 0 and are marked.
     chosen = jax.lax.top_k(priority, min(num_samples, slots))[1]
     chosen = jnp.pad(chosen, (0, num_samples - len(chosen)))
@@ -145,7 +147,7 @@ def write(buffer: Buffer, replay: Replay, slots: Int[Array, "B"]) -> Buffer:
 def last_writers(slots: Int[Array, "B"], num_slots: int) -> Int[Array, "B"]:
     """`slots` with `num_slots` (nowhere) for rows whose slot a later row takes."""
     order = jnp.arange(len(slots))
-    last = jnp.full(num_slots, -1).at[slots].max(order, mode="drop")
+    last = jnp.full(num_slots, -1, jnp.int32).at[slots].max(order, mode="drop")
     kept = last[jnp.minimum(slots, num_slots - 1)] == order
     return jnp.where(kept & (slots < num_slots), slots, num_slots)
 
@@ -210,7 +212,7 @@ def balanced(key: Array, turn: _Turn) -> tuple[Bool[Array, ""], Bool[Array, "M"]
     """
     was = turn.was_largest[turn.label]
     share = turn.counts[turn.label] / turn.num_seen[turn.label]
-    stores = ~was | (jax.random.uniform(key) <= share)
+    stores = ~was | (jax.random.uniform(key, (), jnp.float32) <= share)
     return stores & turn.is_first, jnp.where(was, turn.own, turn.largest)
 
 
@@ -248,7 +250,7 @@ def assign(
             key_policy,
             _Turn(label, is_first, counts, num_seen, was_largest, own, largest),
         )
-        noise = jax.random.uniform(key_slot, (num_slots,))
+        noise = jax.random.uniform(key_slot, (num_slots,), jnp.float32)
         slot = jnp.where(
             is_full, jnp.argmax(jnp.where(over, noise, -1.0)), jnp.argmin(valid)
         )

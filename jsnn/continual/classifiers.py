@@ -39,7 +39,10 @@ def class_means(
 
 def _nothing_yet(network, model, output, buffer) -> Means:
     (_, num_features), (_, num_columns) = output.features.shape, output.logits.shape
-    return Means(jnp.zeros((num_columns, num_features)), jnp.zeros(num_columns))
+    return Means(
+        jnp.zeros((num_columns, num_features), jnp.float32),
+        jnp.zeros(num_columns, jnp.float32),
+    )
 
 
 def _flip(images: Array) -> Array:
@@ -159,8 +162,11 @@ def slda(*, shrinkage: ArrayLike = 1e-4) -> Part:
     def init(network, model, output, buffer) -> Gaussians:
         means = _nothing_yet(network, model, output, buffer)
         num_columns, size = means.mean.shape
-        empty = jnp.zeros((size, num_columns)), jnp.zeros(num_columns)
-        return Gaussians(means, jnp.zeros((size, size)), *empty)
+        empty = (
+            jnp.zeros((size, num_columns), jnp.float32),
+            jnp.zeros(num_columns, jnp.float32),
+        )
+        return Gaussians(means, jnp.zeros((size, size), jnp.float32), *empty)
 
     def end_task(network, border: Border, slot: Gaussians, settings):
         data, open_now = border.data, border.scope.num_open

@@ -80,7 +80,9 @@ def choose(data: Batch, key: Array, num_samples: int | None) -> Batch:
     """`num_samples` of the valid samples at random, all if None or if there are fewer."""
     if num_samples is None or num_samples >= len(data.labels):
         return data
-    priority = jnp.where(data.valid, jax.random.uniform(key, data.valid.shape), -1.0)
+    priority = jnp.where(
+        data.valid, jax.random.uniform(key, data.valid.shape, jnp.float32), -1.0
+    )
     chosen = jax.lax.top_k(priority, num_samples)[1]
     return jax.tree.map(lambda x: x[chosen], data)
 

@@ -107,7 +107,12 @@ def fit_bias(
 def _init(network, model: Model, output, buffer: Buffer) -> BiasLayer:
     count = len(buffer.num_seen)
     teacher = distil.init_teacher(network, model, output, buffer)
-    return BiasLayer(teacher, jnp.ones(count), jnp.zeros(count), validation=buffer)
+    return BiasLayer(
+        teacher,
+        jnp.ones(count, jnp.float32),
+        jnp.zeros(count, jnp.float32),
+        validation=buffer,
+    )
 
 
 def _begin_task(network, border: Border, slot: BiasLayer, settings):
@@ -115,7 +120,7 @@ def _begin_task(network, border: Border, slot: BiasLayer, settings):
     slots, store = buffers.assign(store, border.key, data, buffers.balanced)
     slots = buffers.last_writers(slots, len(store.labels))
     count = len(data.labels)
-    empty = jnp.full((count, len(store.num_seen)), -jnp.inf)
+    empty = jnp.full((count, len(store.num_seen)), -jnp.inf, jnp.float32)
     replay = Replay(data, jnp.full(count, border.scope.task), empty)
     store = buffers.write(store, replay, slots)
     # New ones, and those of an earlier task that come again.

@@ -41,9 +41,9 @@ def herd(
         order = order.at[k].set(best)
         return order, total + phi[best], free.at[best].set(False)
 
-    order = jnp.full(max_picks, count)
+    order = jnp.full(max_picks, count, jnp.int32)
     last = jnp.minimum(jnp.minimum(num_picks, max_picks), member.sum())
-    carry = (order, jnp.zeros(phi.shape[1]), member)
+    carry = (order, jnp.zeros(phi.shape[1], phi.dtype), member)
     return jax.lax.fori_loop(0, last, pick, carry)[0]
 
 

@@ -161,7 +161,7 @@ def latent_reservoir(kind: Kind = "uniform") -> Storage:
             slots, buffer = buffers.assign(buffer, key, data, buffers.balanced)
         num_slots, order = len(buffer.labels), jnp.arange(len(data.labels))
         # The row that each slot takes, if any: only what is kept is encoded.
-        rows = jnp.full(num_slots, -1).at[slots].max(order, mode="drop")
+        rows = jnp.full(num_slots, -1, jnp.int32).at[slots].max(order, mode="drop")
         replay = _as_replay(border, len(buffer.num_seen))
         kept = jax.tree.map(lambda x: x[jnp.maximum(rows, 0)], replay)
         spikes = map_samples(
@@ -178,7 +178,9 @@ def _as_replay(border: Border, num_columns: int) -> Replay:
     """A task's samples without the network's answers."""
     count = len(border.data.labels)
     tasks = jnp.full(count, border.scope.task)
-    return Replay(border.data, tasks, jnp.full((count, num_columns), -jnp.inf))
+    return Replay(
+        border.data, tasks, jnp.full((count, num_columns), -jnp.inf, jnp.float32)
+    )
 
 
 def greedy() -> Storage:

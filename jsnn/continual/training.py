@@ -312,7 +312,7 @@ def run(
     per_epoch = (count + size - 1) // size
     epoch = state.phase_step // per_epoch
     key = jax.random.fold_in(_key(state, _SHUFFLE, task), epoch)
-    priority = jax.random.uniform(key, pool.valid.shape)
+    priority = jax.random.uniform(key, pool.valid.shape, jnp.float32)
     order = jnp.argsort(jnp.where(pool.valid, priority, 2.0))  # valid samples first
 
     def body(i, carry):
@@ -328,7 +328,7 @@ def run(
             state, new = _step(learner, state, task, batch, shrunk, later)
         return state, jax.tree.map(lambda m, x: m.at[i].set(x), metrics, new)
 
-    empty = {name: jnp.zeros(MAX_STEPS) for name in ("loss", "accuracy")}
+    empty = {name: jnp.zeros(MAX_STEPS, jnp.float32) for name in ("loss", "accuracy")}
     return jax.lax.fori_loop(0, num_steps, body, (state, empty))
 
 

@@ -202,7 +202,7 @@ class _Descent:
             state, new = follow(state)
             return state, jax.tree.map(lambda m, x: m.at[i].set(x), metrics, new)
 
-        empty = {name: jnp.zeros(most) for name in ("loss", "accuracy")}
+        empty = {name: jnp.zeros(most, jnp.float32) for name in ("loss", "accuracy")}
         return jax.lax.fori_loop(0, num_steps, body, (state, empty))
 
     def of_window(self, window):
