@@ -145,7 +145,9 @@ def test_a_method_of_ones_own():
     assert fitted.state.own.memory.buffer.valid.all()
 
 
-@pytest.mark.parametrize("method", ["er", "icarl", "bic", "ewc", "slda", "lwf", "gdumb"])
+@pytest.mark.parametrize(
+    "method", ["er", "icarl", "bic", "ewc", "slda", "lwf", "gdumb"]
+)
 def test_a_stream_learns_the_same_with_x64(method):
     """Draws, slots, statistics and weights keep their types, whatever the default is."""
     data, ends = arrays((12,)), []
