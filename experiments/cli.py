@@ -1,18 +1,22 @@
-"""The command line every script shares: flags from the config's fields, mistakes as one line instead of a traceback."""
+"""The command line every script shares: flags from the config's fields, those of several scripts, mistakes as one line instead of a traceback."""
 
+import argparse
 import dataclasses
 import functools
+import inspect
 import os
+import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import jax
 import tyro
 from jax.sharding import Mesh
 
 from experiments import flags
+from jsnn import check
 from jsnn import mesh as meshes
 from jsnn.data import DataError
 from jsnn.train.checkpoint import CheckpointError
@@ -20,24 +24,86 @@ from jsnn.train.runs import RunError
 
 Config = TypeVar("Config")
 Precision = Literal["float32", "bfloat16"]
+# Flags with old names, which stay for a release.
+LearningRate = Annotated[flags.Positive, tyro.conf.arg(aliases=("--lr",))]
+Duration = Annotated[flags.Positive, tyro.conf.arg(aliases=("--T",))]
 # What a user can put right. Anything else is a defect of ours and keeps its traceback.
 MISTAKES = (ValueError, FloatingPointError, CheckpointError, DataError, RunError)
 
 
+# A flag whose default is the recipe's: see `Checked.recipes`.
+OF_RECIPE: Any = None
+
+
+class Checked:
+    """A config that checks itself; `of` says what its script asks of it."""
+
+    of: ClassVar[flags.Rules]
+    # By the values of `recipe`, if there is such a flag: the defaults of other flags.
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def defaults(self) -> Mapping[str, Any]:
+        """Of flags that are left out: the recipe's, and what follows from other flags."""
+        return self.recipes[cast(Any, self).recipe] if self.recipes else {}
+
+    def __post_init__(self):
+        if self.recipes:
+            check.choice("--recipe", getattr(self, "recipe", ""), (*self.recipes,))
+        for name, value in self.defaults().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        flags.check_ranges(self)
+        seed, seeds = getattr(self, "seed", 0), getattr(self, "seeds", 1)
+        if seed + seeds > 2**32:
+            raise ValueError(
+                f"`--seed {seed}` and `--seeds {seeds}` go beyond the largest seed, {2**32 - 1}. Lower either."
+            )
+
+    def check_needs(self) -> None:
+        """Refuses flags that would do nothing."""
+        flags.check_needs(self, self.of.needs, self.defaults())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Checked):
+    """Flags of every script."""
+
+    out: pathlib.Path = dataclasses.field(kw_only=False)
+    """Folder for config, metrics, figures, model and checkpoints."""
+    seed: flags.Seed = 0
+    """First seed: it decides initial weights, the order of samples and every other draw."""
+    checkpoint_seconds: flags.NotNegative = 60.0
+    """Seconds between checkpoints."""
+    resume: bool = False
+    """Go on with the run in --out, whose other flags must be the same."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Flags of scripts that read data sets."""
+
+    data_dir: pathlib.Path | None = None
+    """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Devices:
-    """Flags of scripts that train on several devices; their configs inherit them."""
+    """Flags of scripts that train on several devices."""
 
     mesh: str | None = None
     """data=N: cut each batch over N devices; the result is that of one."""
     distributed: bool = False
     """This process is one of several, each started with the same flags; TPU pods, SLURM and Open MPI need no more than this."""
     coordinator: str | None = None
-    """Elsewhere: host:port of process 0."""
-    num_processes: int | None = None
-    """Elsewhere: number of processes."""
-    process_id: int | None = None
-    """Elsewhere: number of this process, from 0."""
+    """Of several processes elsewhere: host:port of process 0."""
+    num_processes: flags.Count | None = None
+    """Of several processes elsewhere: their number."""
+    process_id: flags.Natural | None = None
+    """Of several processes elsewhere: number of this one, from 0."""
 
     def devices(self, batch_size: int) -> Mesh | None:
         """Joins the other processes, if there are any, and makes the mesh. Before anything is computed."""
@@ -58,12 +124,24 @@ class Devices:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seeds:
-    """Flags of scripts that train several seeds in one program; their configs inherit them."""
+    """Flags of scripts that train several seeds in one program."""
 
-    seeds: int = 1
-    """Number of seeds, from --seed on, trained in one program; figures are of the first."""
-    seeds_at_once: int = 1
+    seeds: flags.Count = 1
+    """Number of seeds, from --seed on, trained in one program; pictures and the model kept are of the first."""
+    seeds_at_once: flags.Count = 1
     """How many of the --seeds are trained side by side (`vmap`), while the others wait in a loop. On a GPU take all; on a CPU 1 is fastest."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Supervised(Devices, Seeds, Run):
+    """Flags of scripts that learn from batches of labelled samples, epoch by epoch."""
+
+    log_every: flags.Count | None = None
+    """Optimiser steps averaged into one row of metrics.jsonl; an epoch's if omitted."""
+    eval_every: flags.Natural | None = None
+    """Optimiser steps between evaluations, 0 for the end only; an epoch's if omitted."""
+    num_validation: flags.Natural = 0
+    """Training samples held out; if any, evaluations during training use them and the test set is left for the end."""
 
 
 # What may change between a run and its resumption: where it reads, writes and computes, and how it shows itself.
@@ -71,10 +149,38 @@ FREE = ("out", "data_dir", "checkpoint_seconds", "resume", "tensorboard", "progr
 FREE += tuple(field.name for field in dataclasses.fields(Devices))
 
 
-def decisive(config: Any, *, free: Sequence[str] = ()) -> dict[str, Any]:
-    """The flags that decide a run's result: all but `FREE` and a script's own `free` ones."""
-    left_out = {*FREE, *free}
+def decisive(config: Any) -> dict[str, Any]:
+    """The flags that decide a run's result: all but `FREE` and the script's own free ones."""
+    left_out = {*FREE, *config.of.free}
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in left_out}
+
+
+def parse(
+    config: type[Config], args: Sequence[str], *, markers: Sequence[Any] = ()
+) -> Config:
+    """The config that these flags describe, in any order; the defaults of the others are the recipe's, and `--help` shows them."""
+    recipes, old = cast(Any, config).recipes, cast(Any, config).of.retired
+    args = [new for arg in args for new in old.get(arg, (arg,))]
+    if not recipes:
+        return tyro.cli(config, args=args, config=markers)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--recipe", nargs="?")
+    recipe = finder.parse_known_args(args)[0].recipe
+    if recipe not in recipes:  # for tyro to refuse, if it is not left out
+        recipe = cast(Any, config).recipe
+    default: Any = cast(Any, config)(out=tyro.MISSING, recipe=recipe)
+    for field in dataclasses.fields(default):
+        if field.default is None and field.name not in recipes[recipe]:
+            # Follows from other flags, which are not known yet.
+            object.__setattr__(default, field.name, None)
+    text = [inspect.getdoc(config), "Defaults by recipe:"]
+    for name, values in recipes.items():
+        shown = " ".join(flags.shown(k, v) for k, v in values.items() if v is not None)
+        text.append(f"{name}: {shown}")
+    description = "\n\n".join(map(str, text))
+    return tyro.cli(
+        config, args=args, default=default, description=description, config=markers
+    )
 
 
 def in_flags(main: Callable[[Config], dict[str, Any]]) -> Any:
@@ -104,7 +210,7 @@ def in_flags(main: Callable[[Config], dict[str, Any]]) -> Any:
 def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:
     """Parses flags into `config`, calls `main` on it, and prints the summary it returns."""
     try:
-        summary = main(tyro.cli(config))
+        summary = main(parse(config, sys.argv[1:]))
     except MISTAKES as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,19 +1,37 @@
-"""What the scripts of supervised training do alike: a run folder, the training, the test set, the model kept, several seeds."""
+"""What scripts do alike: a run folder, training over seeds, the test set, the model kept, sweeps."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, flags
-from jsnn import check
+from experiments import cli
+from jsnn import check, data, metrics
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
 from jsnn.train import rebuild, runs, saved, supervised
 from jsnn.train.fitted import Fitted
 from jsnn.train.loop import Schedule, fit
+from jsnn.train.program import Program
 from jsnn.train.trainer import Trainer, start
 from jsnn.train.transform import over_seeds, seed_keys
+
+
+def numbers(cfg: Any, values: Mapping[str, Any], *names: str) -> list[Any]:
+    """These flags of the config, or what a member of a sweep has in their place, which may be traced."""
+    return [values.get(name, getattr(cfg, name)) for name in names]
+
+
+def load(cfg: Any) -> Dataset:
+    """The data set, with the samples held out that the seed chooses."""
+    return data.load(
+        cfg.data,
+        data_dir=cfg.data_dir,
+        num_validation=cfg.num_validation,
+        seed=cfg.seed,
+    )
 
 
 def check_batch(batch_size: int, num_train: int) -> None:
@@ -26,11 +44,47 @@ def check_batch(batch_size: int, num_train: int) -> None:
     check.whole("batch_size", batch_size, 1, num_train, remedy=remedy)
 
 
+def decayed(step_size: Any, factor: Any, every: int) -> Any:
+    """A schedule that multiplies the step size by a factor every so many steps. Optax's own compares the factor with zero, which a traced one cannot be."""
+    return lambda step: step_size * factor ** (step // every)
+
+
+def program(trainer_for: Any, cfg: Any, dataset: Dataset) -> Program:
+    """A supervised experiment for `jsnn.train.sweep`; with samples held out, its metrics are of those."""
+    shapes = rebuild.shapes_of(dataset)
+    return supervised.program(
+        lambda values: trainer_for(cfg, shapes, values),
+        supervised.prepare(dataset),
+        split="test" if dataset.validation is None else "validation",
+    )
+
+
+def open_run(cfg: Any, **changed: Any) -> runs.Run:
+    """The run folder `cfg.out`, whose config.json has `changed` in place of flags."""
+    return runs.Run(
+        cfg.out,
+        experiment=cfg.of.script,
+        config=cli.decisive(cfg) | changed,
+        resume=cfg.resume,
+        tensorboard=cfg.tensorboard,
+        before=cfg.of.before(cfg),
+        upgrade=cfg.of.upgrade,
+    )
+
+
+def keys(cfg: Any, trainer: Trainer) -> tuple[Trainer, Any]:
+    """The trainer of all seeds, and their keys."""
+    if cfg.seeds == 1:
+        return trainer, jax.random.key(cfg.seed)
+    trainer = over_seeds(trainer, at_once=cfg.seeds_at_once)
+    return trainer, seed_keys(cfg.seed, cfg.seeds)
+
+
 class Trained(NamedTuple):
     """What `train` returns.
 
     Attributes:
-      run: the open run folder; `run.finish` is still to come.
+      run: the open run folder; `finish` is still to come.
       fitted: the trained model.
       found: what was found of the test set, arrays with a leading axis of seeds, also of a single one.
       model: of the first seed.
@@ -42,37 +96,18 @@ class Trained(NamedTuple):
     model: Any
 
 
-def train(
-    name: str,
-    cfg: Any,
-    trainer: Trainer,
-    dataset: Dataset,
-    schedule: Schedule,
-    rules: flags.Rules,
-) -> Trained:
+def train(cfg: cli.Supervised, trainer: Trainer, dataset: Dataset) -> Trained:
     """Trains all seeds through the run folder `cfg.out`, evaluates on the test set, and keeps the model of the first seed there.
 
     Args:
-      name: of the script.
-      cfg: its configuration, complete.
+      cfg: of the script.
       trainer: of one seed.
       dataset: its validation samples, if any, are looked at during training instead of the test set.
-      schedule: when to write rows, evaluate and save.
-      rules: of the script's flags.
     """
-    key = jax.random.key(cfg.seed)
-    if seeds := cfg.seeds > 1:
-        key = seed_keys(cfg.seed, cfg.seeds)
-        trainer = over_seeds(trainer, at_once=cfg.seeds_at_once)
+    trainer, key = keys(cfg, trainer)
     jax.eval_shape(lambda key: start(trainer, key), key)  # a wrong shape fails here
-    run = runs.Run(
-        cfg.out,
-        experiment=name,
-        config=cli.decisive(cfg),
-        resume=cfg.resume,
-        tensorboard=cfg.tensorboard,
-        before=rules.before(cfg),
-    )
+    run = open_run(cfg)
+    schedule = Schedule(cfg.log_every, cfg.eval_every, cfg.checkpoint_seconds)
     fitted = fit(
         trainer, dataset, key, run=run, schedule=schedule, progress=cfg.progress
     )
@@ -80,26 +115,47 @@ def train(
     if dataset.validation is not None:
         test = supervised.Samples(*dataset.test)
         found = fitted.evaluate(supervised.Data(supervised.Samples((), ()), test))
-    found = jax.tree.map(np.asarray, found)
-    model = fitted.model
-    if seeds:
+    found, model = jax.tree.map(np.asarray, found), fitted.model
+    if cfg.seeds > 1:
         model = jax.tree.map(lambda x: x[0], model)
     else:
         found = jax.tree.map(lambda x: x[None], found)
     if meshes.is_primary():
-        about = rebuild.about(name, cfg, rebuild.shapes_of(dataset))
+        about = rebuild.about(cfg.of.script, cfg, rebuild.shapes_of(dataset))
         saved.write(run.out / rebuild.MODEL, model, about)
     return Trained(run, fitted, found, model)
 
 
-def accuracies(cfg: Any, trained: Trained, labels: np.ndarray) -> dict[str, float]:
-    """Of the summary: the accuracy on the test set, of several seeds their mean and each one's."""
-    each = (trained.found.label == labels).mean(1)
+def finish(cfg: Any, trained: Trained, dataset: Dataset, **more: Any) -> dict[str, Any]:
+    """Writes summary.json and returns it: accuracy on the test set, of several seeds the mean and each one's, and `more`."""
+    labels, found = dataset.test.labels, trained.found
+    each = (found.label == labels).mean(1)
+    by_seed = {f"test_accuracy_seed_{cfg.seed + k}": float(a) for k, a in enumerate(each)}  # fmt: skip
+    quality = metrics.classification_report(
+        np.asarray(found.label[0]), labels, dataset.num_classes
+    )
+    return trained.run.finish(
+        {
+            **asked(cfg, "data recipe seed seeds epochs"),
+            "test_accuracy": float(each.mean()),
+            **(by_seed if cfg.seeds > 1 else {}),
+            "test_loss": float(jnp.mean(found.loss)),
+            "macro_f1": quality["macro_f1"],
+            **more,
+            **costs(trained.fitted),
+        }
+    )
+
+
+def asked(cfg: Any, names: str) -> dict[str, Any]:
+    """Of a summary: what these flags were; the data set is called so."""
+    found = {name: getattr(cfg, name) for name in names.split()}
+    return {"dataset" if n == "data" else n: value for n, value in found.items()}
+
+
+def costs(fitted: Fitted) -> dict[str, float | None]:
+    """Of a summary: how long the training took."""
     return {
-        "test_accuracy": float(each.mean()),
-        **{
-            f"test_accuracy_seed_{cfg.seed + k}": float(a)
-            for k, a in enumerate(each)
-            if cfg.seeds > 1
-        },
+        "wall_seconds": fitted.seconds,
+        "samples_per_second": fitted.samples_per_second,
     }

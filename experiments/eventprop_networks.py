@@ -4,13 +4,14 @@ Times are in milliseconds. Axes: T time, B batch, C classes; H, W, K height, wid
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from experiments import common
 from jsnn import augment
 from jsnn.encoders import unit_interval
 from jsnn.eventprop import latency, losses, network, regularise, traces
@@ -18,28 +19,13 @@ from jsnn.eventprop.flow import LIFParams, LIParams
 from jsnn.eventprop.spikes import OccupiedSpikes, TimedSpikes
 from jsnn.model import Model
 from jsnn.train import task as tasks
+from jsnn.train.rebuild import Shapes
 
+if TYPE_CHECKING:
+    from experiments.eventprop_mnist import Config
 
-class Settings(Protocol):
-    """What this file reads of a script's configuration; see the flags of `experiments.eventprop_mnist`."""
-
-    recipe: str
-    T: float
-    dt: float
-    tau_m: float
-    tau_s: float
-    t_min: float
-    t_max: float
-    xi: float
-    alpha: float
-    beta: float
-    kick: float
-    dropout: float
-    shift: int
-    hidden: int
-    read_out: str
-    min_slope: float
-
+# Of a sweep: see `experiments.common.numbers`.
+Values = Mapping[str, Any]
 
 READ_OUTS: dict[str, Callable[[Array], Array]] = {
     "max": losses.max_voltage,
@@ -66,22 +52,24 @@ class Design(NamedTuple):
     scores: Callable[[Array], Array]
 
 
-def num_steps(cfg: Settings) -> int:
+def num_steps(cfg: "Config") -> int:
     """Steps of the grid."""
-    return round(cfg.T / cfg.dt)
+    return round(cfg.duration / cfg.dt)
 
 
-def _physics(cfg: Settings) -> dict[str, Any]:
-    return {"dt": cfg.dt, "params": LIFParams(cfg.tau_m, cfg.tau_s)}
+def _physics(cfg: "Config", values: Values) -> dict[str, Any]:
+    tau_m, tau_s = common.numbers(cfg, values, "tau_m", "tau_s")
+    return {"dt": cfg.dt, "params": LIFParams(tau_m, tau_s)}
 
 
-def _neurons(cfg: Settings) -> dict[str, Any]:
-    return _physics(cfg) | {"min_slope": cfg.min_slope}
+def _neurons(cfg: "Config", values: Values) -> dict[str, Any]:
+    return _physics(cfg, values) | {"min_slope": cfg.min_slope}
 
 
-def reference(cfg: Settings, image_shape: tuple[int, ...], num_classes: int) -> Design:
+def reference(cfg: "Config", shapes: Shapes, values: Values) -> Design:
     """One layer, two input times, first-spike cross entropy, the original's Euler scheme."""
     last = (num_steps(cfg) - 1) * cfg.dt
+    tau_s, xi, alpha, beta = common.numbers(cfg, values, "tau_s", "xi", "alpha", "beta")
 
     def encode(images: Float[Array, "B H W K"], key: Array | None) -> OccupiedSpikes:
         return latency.binary_spikes(
@@ -100,20 +88,20 @@ def reference(cfg: Settings, image_shape: tuple[int, ...], num_classes: int) -> 
         return losses.first_spike_cross_entropy(
             times,
             labels,
-            tau_softmax=cfg.xi * cfg.tau_s,
-            early=cfg.alpha,
-            tau_early=cfg.beta * cfg.tau_s,
+            tau_softmax=xi * tau_s,
+            early=alpha,
+            tau_early=beta * tau_s,
         )
 
     layers = (
-        network.dense(math.prod(image_shape), num_classes, mean=0.1, std=0.1),
-        network.reference_lif(**_physics(cfg)),
+        network.dense(math.prod(shapes.inputs), shapes.num_classes, mean=0.1, std=0.1),
+        network.reference_lif(**_physics(cfg, values)),
     )
     return Design(layers, encode, read, loss, lambda times: -times)
 
 
 def _latency_code(
-    cfg: Settings, *, flat: bool
+    cfg: "Config", *, flat: bool
 ) -> Callable[[Array, Array | None], OccupiedSpikes]:
     """Brighter is earlier, black is silent. Nothing arrives after `t_max`, so only the steps before it are stored and multiplied."""
     first = round(cfg.t_min / cfg.dt)
@@ -134,14 +122,15 @@ def _latency_code(
 
 
 def _voltage_design(
-    cfg: Settings, layers: Sequence[network.Layer], *, flat: bool
+    cfg: "Config", values: Values, layers: Sequence[network.Layer], *, flat: bool
 ) -> Design:
     """Leaky integrators on top; the class is the one whose membrane is highest, at its peak or on average."""
-    top = network.leaky(dt=cfg.dt, params=LIParams(cfg.tau_m, cfg.tau_s))
+    tau_m, tau_s = common.numbers(cfg, values, "tau_m", "tau_s")
+    top = network.leaky(dt=cfg.dt, params=LIParams(tau_m, tau_s))
     return Design(
         (*layers, top),
         _latency_code(cfg, flat=flat),
-        READ_OUTS[cfg.read_out],
+        READ_OUTS[cfg.read_out or "max"],
         losses.cross_entropy,
         lambda voltages: voltages,
     )
@@ -153,29 +142,22 @@ def _first_weights(num_inputs: int) -> dict[str, float]:
     return {"mean": 0.078 * ratio, "std": 0.045 * ratio**0.5}
 
 
-def deep(cfg: Settings, image_shape: tuple[int, ...], num_classes: int) -> Design:
-    """Wunderlich and Pehle's network: one hidden layer, maximal voltage of leaky integrators."""
-    size = math.prod(image_shape)
+def deep(cfg: "Config", shapes: Shapes, values: Values) -> Design:
+    """Wunderlich and Pehle's network: one hidden layer, maximal voltage of leaky integrators; recurrent, with synapses among the hidden neurons, one step late."""
+    size, neurons = math.prod(shapes.inputs), _neurons(cfg, values)
+    if cfg.recipe == "recurrent":
+        hidden = network.recurrent(cfg.hidden, mean=0.0, std=0.02, **neurons)
+    else:
+        hidden = network.lif(**neurons)
     layers = (
         network.dense(size, cfg.hidden, **_first_weights(size)),
-        network.lif(**_neurons(cfg)),
-        network.dense(cfg.hidden, num_classes, mean=0.2, std=0.37),
+        hidden,
+        network.dense(cfg.hidden, shapes.num_classes, mean=0.2, std=0.37),
     )
-    return _voltage_design(cfg, layers, flat=True)
+    return _voltage_design(cfg, values, layers, flat=True)
 
 
-def recurrent(cfg: Settings, image_shape: tuple[int, ...], num_classes: int) -> Design:
-    """The deep network with synapses among its hidden neurons, one step late."""
-    size = math.prod(image_shape)
-    layers = (
-        network.dense(size, cfg.hidden, **_first_weights(size)),
-        network.recurrent(cfg.hidden, mean=0.0, std=0.02, **_neurons(cfg)),
-        network.dense(cfg.hidden, num_classes, mean=0.2, std=0.37),
-    )
-    return _voltage_design(cfg, layers, flat=True)
-
-
-def conv(cfg: Settings, image_shape: tuple[int, ...], num_classes: int) -> Design:
+def conv(cfg: "Config", shapes: Shapes, values: Values) -> Design:
     """Two convolutions of stride 2, each followed by spiking neurons, and a dense read-out.
 
     Weights are drawn so that a digit wakes a third of the first layer's neurons and half of the second's. Spikes are shared out
@@ -184,7 +166,7 @@ def conv(cfg: Settings, image_shape: tuple[int, ...], num_classes: int) -> Desig
     Raises:
       ValueError: if the image is too small for them.
     """
-    height, width, channels = image_shape
+    height, width, channels = shapes.inputs
     sides = [((n - 5) // 2 + 1 - 3) // 2 + 1 for n in (height, width)]
     if min(sides) < 1:
         raise ValueError(
@@ -193,26 +175,26 @@ def conv(cfg: Settings, image_shape: tuple[int, ...], num_classes: int) -> Desig
     size = sides[0] * sides[1] * 2 * cfg.hidden
     layers = (
         network.conv(channels, cfg.hidden, 5, stride=2, mean=0.8, std=1.0),
-        network.lif(**_neurons(cfg)),
+        network.lif(**_neurons(cfg, values)),
         network.split(dt=cfg.dt),
         network.conv(cfg.hidden, 2 * cfg.hidden, 3, stride=2, mean=0.1, std=0.3),
-        network.lif(**_neurons(cfg)),
+        network.lif(**_neurons(cfg, values)),
         network.split(dt=cfg.dt),
         network.flatten(),
-        network.dense(size, num_classes, mean=0.02, std=0.1),
+        network.dense(size, shapes.num_classes, mean=0.02, std=0.1),
     )
-    return _voltage_design(cfg, layers, flat=False)
+    return _voltage_design(cfg, values, layers, flat=False)
 
 
 DESIGNS: dict[str, Callable[..., Design]] = {
     "reference": reference,
     "deep": deep,
     "conv": conv,
-    "recurrent": recurrent,
+    "recurrent": deep,
 }
 
 
-def make_task(cfg: Settings, design: Design) -> tasks.Task:
+def make_task(cfg: "Config", design: Design) -> tasks.Task:
     """Initial weights, loss and prediction. The model's parameters are the weights; `rest` is what kicks have added to them."""
     net = network.chain(*design.layers)
 
@@ -251,7 +233,7 @@ def make_task(cfg: Settings, design: Design) -> tasks.Task:
 
 
 def look(
-    cfg: Settings,
+    cfg: "Config",
     design: Design,
     model: Model,
     images: Array,

@@ -4,6 +4,7 @@ Times are in milliseconds. Axes: B batch, N neurons, C classes, T time, P points
 """
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from experiments import common
 from jsnn.eventprop import (
     delay,
     event_layers,
@@ -29,7 +31,7 @@ from jsnn.train import task as tasks
 from jsnn.train.trainer import Prediction
 
 if TYPE_CHECKING:
-    from experiments.eventprop_yinyang import Config as Settings
+    from experiments.eventprop_yinyang import Config
 
 NUM_INPUTS, NUM_CLASSES = 5, 3
 
@@ -41,7 +43,7 @@ class Times(NamedTuple):
     output: Array
 
 
-def init(cfg: "Settings", key: Array) -> dict[str, Array]:
+def init(cfg: "Config", key: Array) -> dict[str, Array]:
     """The published weights for 200 hidden neurons but for a mean of 1.8 instead of 1.5, at the same drive for fewer or more; delays of a third of the longest, more or less.
 
     At 1.5 a point wakes 38 % of the hidden neurons, at 1.8 69 %, and those that never spike have no gradient: on the validation points 97.6 and
@@ -61,22 +63,24 @@ def init(cfg: "Settings", key: Array) -> dict[str, Array]:
     return params
 
 
-def delays(cfg: "Settings", params: dict[str, Array], layer: str) -> Array | None:
+def delays(cfg: "Config", params: dict[str, Array], layer: str) -> Array | None:
     """Delays of a layer in milliseconds: a sigmoid keeps what is trained between 0 and the longest."""
     if not cfg.delays:
         return None
     return cfg.max_delay * jax.nn.sigmoid(params[f"{layer}_delay"])
 
 
-def _physics(cfg: "Settings") -> LIFParams:
-    return LIFParams(cfg.tau_m, cfg.tau_s)
+def _physics(cfg: "Config", values: Mapping[str, Any]) -> LIFParams:
+    return LIFParams(*common.numbers(cfg, values, "tau_m", "tau_s"))
 
 
-def _num_steps(cfg: "Settings") -> int:
-    return round(cfg.T / cfg.dt)
+def _num_steps(cfg: "Config") -> int:
+    return round(cfg.duration / cfg.dt)
 
 
-def _on_grid(cfg: "Settings", params: dict[str, Array], times: Array) -> Times:
+def _on_grid(
+    cfg: "Config", params: dict[str, Array], times: Array, physics: LIFParams
+) -> Times:
     dt, steps = cfg.dt, _num_steps(cfg)
 
     def drive(z: spikes.TimedSpikes, layer: str) -> spikes.Drive:
@@ -87,9 +91,7 @@ def _on_grid(cfg: "Settings", params: dict[str, Array], times: Array) -> Times:
         return delay.dense(z, params[layer], delay_ms, dt=dt, max_steps=longest)
 
     z = spikes.from_times(times, num_steps=steps, dt=dt, split=True)
-    neurons = functools.partial(
-        grid.lif, _physics(cfg), None, dt=dt, min_slope=cfg.min_slope
-    )
+    neurons = functools.partial(grid.lif, physics, None, dt=dt, min_slope=cfg.min_slope)
     _, hidden = neurons(drive(z, "hidden"))
     on_time = spikes.split(hidden, dt=dt)
     _, output = neurons(drive(on_time, "output"))
@@ -99,26 +101,26 @@ def _on_grid(cfg: "Settings", params: dict[str, Array], times: Array) -> Times:
     )
 
 
-def _by_events(cfg: "Settings", params: dict[str, Array], times: Array) -> Times:
-    p = _physics(cfg)
-
+def _by_events(
+    cfg: "Config", params: dict[str, Array], times: Array, physics: LIFParams
+) -> Times:
     def one(times: Float[Array, "5"]) -> Times:
         hidden = event_layers.feed_forward(
-            p,
+            physics,
             params["hidden"],
             event_layers.input_spikes(times),
             delays=delays(cfg, params, "hidden"),
-            t_end=cfg.T,
+            t_end=cfg.duration,
             max_spikes=cfg.max_spikes,
             max_events=cfg.max_events,
             min_slope=cfg.min_slope,
         )
         output = event_layers.first_spikes(
-            p,
+            physics,
             params["output"],
             hidden,
             delays=delays(cfg, params, "output"),
-            t_end=cfg.T,
+            t_end=cfg.duration,
             min_slope=cfg.min_slope,
         )
         found = jax.lax.stop_gradient(hidden)
@@ -128,20 +130,26 @@ def _by_events(cfg: "Settings", params: dict[str, Array], times: Array) -> Times
     return jax.vmap(one)(times)
 
 
-def run(cfg: "Settings", params: dict[str, Array], points: Array) -> Times:
+def run(
+    cfg: "Config",
+    params: dict[str, Array],
+    points: Array,
+    values: Mapping[str, Any] = {},
+) -> Times:
     """First spikes for coordinates `[B, 4]`."""
     times = latency.coordinate_times(points, t_max=cfg.t_max)
     solve = _on_grid if cfg.solver == "grid" else _by_events
-    return solve(cfg, params, times)
+    return solve(cfg, params, times, _physics(cfg, values))
 
 
-def _loss(cfg: "Settings", times: Array, labels: Array) -> Array:
+def _loss(
+    cfg: "Config", times: Array, labels: Array, values: Mapping[str, Any] = {}
+) -> Array:
+    tau_softmax, early, tau_early = common.numbers(
+        cfg, values, "tau_softmax", "alpha", "tau_early"
+    )
     return losses.first_spike_cross_entropy(
-        times,
-        labels,
-        tau_softmax=cfg.tau_softmax,
-        early=cfg.alpha,
-        tau_early=cfg.tau_early,
+        times, labels, tau_softmax=tau_softmax, early=early, tau_early=tau_early
     )
 
 
@@ -152,31 +160,33 @@ def weights(model: Model) -> dict[str, Array]:
     return model.params | {"hidden": model.params["hidden"] + model.rest}
 
 
-def make_task(cfg: "Settings") -> tasks.Task:
+def make_task(cfg: "Config", values: Mapping[str, Any] = {}) -> tasks.Task:
     """Initial weights, loss and prediction. `rest` of the model is what lifts have added to the weights of hidden neurons, if there are any."""
 
     def start(key):
         return Model(init(cfg, key), jnp.zeros((1, cfg.hidden)) if cfg.lift else ())
 
     def loss(model, key, points, labels):
-        times = run(cfg, weights(model), points)
+        times = run(cfg, weights(model), points, values)
         hits = losses.predicted_class(times.output) == labels
         rest = model.rest
         if cfg.lift:
             spiked = jnp.isfinite(times.hidden).astype(rest.dtype)
             rest = regularise.lift_silent(rest, spiked, amount=cfg.lift)
-        return _loss(cfg, times.output, labels).mean(), (rest, hits.mean())
+        return _loss(cfg, times.output, labels, values).mean(), (rest, hits.mean())
 
     def outputs(model, points):
-        return run(cfg, weights(model), points).output
+        return run(cfg, weights(model), points, values).output
 
     def prediction(times):
         return Prediction(losses.predicted_class(times), -times)
 
-    return tasks.Task(start, loss, outputs, functools.partial(_loss, cfg), prediction)
+    return tasks.Task(
+        start, loss, outputs, functools.partial(_loss, cfg, values=values), prediction
+    )
 
 
-def decision_map(cfg: "Settings", params: dict[str, Array], side: int) -> np.ndarray:
+def decision_map(cfg: "Config", params: dict[str, Array], side: int) -> np.ndarray:
     """Class probabilities on a square of points, `[P, P, C]`, first axis y."""
     along = jnp.linspace(0.0, 1.0, side)
     y, x = jnp.meshgrid(along, along, indexing="ij")
@@ -185,13 +195,13 @@ def decision_map(cfg: "Settings", params: dict[str, Array], side: int) -> np.nda
     @jax.jit
     def probabilities(params, rows):
         times = jax.lax.map(lambda row: run(cfg, params, row).output, rows)
-        return jax.nn.softmax(-jnp.minimum(times, cfg.T) / cfg.tau_softmax)
+        return jax.nn.softmax(-jnp.minimum(times, cfg.duration) / cfg.tau_softmax)
 
     return np.asarray(probabilities(params, square))
 
 
 def first_spikes(
-    cfg: "Settings", params: dict[str, Array], points: Array
+    cfg: "Config", params: dict[str, Array], points: Array
 ) -> dict[str, np.ndarray]:
     """First spikes of both layers by name."""
     found = jax.jit(lambda params, points: run(cfg, params, points))(params, points)
@@ -199,10 +209,10 @@ def first_spikes(
 
 
 def look(
-    cfg: "Settings", params: dict[str, Array], points: Any, labels: Any
+    cfg: "Config", params: dict[str, Array], points: Any, labels: Any
 ) -> dict[str, traces.LayerTrace]:
     """Membranes and adjoints of both layers on a grid, without delays."""
-    p = _physics(cfg)
+    p = _physics(cfg, {})
     sizes = (NUM_INPUTS, cfg.hidden), (cfg.hidden, NUM_CLASSES)
     layers = []
     for num_inputs, num_neurons in sizes:

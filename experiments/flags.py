@@ -1,4 +1,4 @@
-"""Checks a script's flags against the tables of `experiments.rules`: numbers in their range, and no flag that would do nothing.
+"""Checks of a script's flags: numbers in the range that their type names, and no flag that would do nothing.
 
 A flag counts as given where it differs from its default, so defaults never offend.
 """
@@ -6,9 +6,18 @@ A flag counts as given where it differs from its default, so defaults never offe
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 from jsnn import check
+
+# Kinds of numbers: a flag's type says its range, as an interval that `jsnn.check` reads.
+Count = Annotated[int, "[1, inf)"]
+Natural = Annotated[int, "[0, inf)"]
+Seed = Annotated[int, "[0, 4294967295]"]
+Positive = Annotated[float, "(0, inf)"]
+NotNegative = Annotated[float, "[0, inf)"]
+NotPositive = Annotated[float, "(-inf, 0]"]
+Share = Annotated[float, "(0, 1]"]
 
 
 class Needs(NamedTuple):
@@ -29,14 +38,27 @@ class Rules(NamedTuple):
     """What a script asks of its flags.
 
     Attributes:
-      ranges: of every number, as intervals that `jsnn.check` reads.
+      script: its name.
       needs: flags that depend on others.
-      before: `(config) -> values`: what a run did that was older than a flag, for `jsnn.train.runs.Run`.
+      before: `(config) -> values`: what a run did that was older than a flag.
+      renamed: old names of flags, and what they are called now.
+      retired: flags that are no more, and what is meant by them now.
+      free: flags that may change when a run is resumed, beside those of every script.
     """
 
-    ranges: Mapping[str, str]
+    script: str
     needs: Sequence[Needs] = ()
     before: Callable[[Any], Mapping[str, Any]] = lambda config: {}
+    renamed: Mapping[str, str] = {}
+    retired: Mapping[str, Sequence[str]] = {}
+    free: Sequence[str] = ()
+
+    def upgrade(self, old: Mapping[str, Any]) -> dict[str, Any]:
+        """The flags of an older run under today's names."""
+        found = {self.renamed.get(name, name): value for name, value in old.items()}
+        if "validation" in found:  # of the 1,000 published points, all or none
+            found["num_validation"] = 1000 if found.pop("validation") else 0
+        return found
 
 
 def name(field: str) -> str:
@@ -45,74 +67,66 @@ def name(field: str) -> str:
 
 
 def kinds(hint: Any) -> tuple[Any, ...]:
-    """A field's type, and what it is the union or the tuple of."""
+    """A field's type, what it is the union or the tuple of, and what is annotated."""
     return hint, *(kind for part in get_args(hint) for kind in kinds(part))
 
 
 @functools.cache
-def numbers(config: type) -> dict[str, type]:
-    """Fields that hold numbers, whole or not; of the fields that hold several, those of each."""
-    found = {}
-    for field, hint in get_type_hints(config).items():
-        for kind in (int, float):
-            if kind in kinds(hint):
-                found[field] = kind
+def numbers(config: type) -> dict[str, tuple[type, str]]:
+    """Fields that hold numbers, one or several, whose types name a range: their kind, `int` or `float`, and the range."""
+    found, hints = {}, get_type_hints(config, include_extras=True)
+    for field in dataclasses.fields(config):
+        parts = kinds(hints[field.name])
+        intervals = [x for x in parts if type(x) is str and x[0] in "(["]
+        if intervals:
+            found[field.name] = int if int in parts else float, intervals[0]
     return found
 
 
-def check_ranges(config: Any, ranges: Mapping[str, str]) -> None:
+def check_ranges(config: Any) -> None:
     """Refuses numbers out of range.
 
     Raises:
       ValueError: with the flag, its value, and the range.
     """
-    for field, kind in numbers(type(config)).items():
+    for field, (kind, interval) in numbers(type(config)).items():
         value = getattr(config, field)
         for x in value if isinstance(value, tuple) else [value]:
             if x is None:
                 continue
             if kind is float:
-                check.number(name(field), x, ranges[field])
+                check.number(name(field), x, interval)
                 continue
-            low, high = ranges[field][1:-1].split(",")
+            low, high = interval[1:-1].split(",")
             check.whole(name(field), x, int(low), None if "inf" in high else int(high))
 
 
-def given(config: Any, defaults: Mapping[str, Any]) -> set[str]:
-    """Fields whose value is neither the class's default nor one of `defaults`."""
-    return {
+def check_needs(
+    config: Any, needs: Sequence[Needs], defaults: Mapping[str, Any] = {}
+) -> None:
+    """Refuses flags that would do nothing.
+
+    Args:
+      config: a script's.
+      needs: the script's.
+      defaults: those that depend on other flags, such as a recipe's.
+
+    Raises:
+      ValueError: with the flag, its value, and what to do about it.
+    """
+    asked = {
         f.name
         for f in dataclasses.fields(config)
         if f.default is not dataclasses.MISSING
         and getattr(config, f.name) not in (f.default, None)
         and not (f.name in defaults and getattr(config, f.name) == defaults[f.name])
     }
-
-
-def check_all(config: Any, rules: Rules) -> None:
-    """Refuses numbers out of range, and flags that would do nothing."""
-    check_ranges(config, rules.ranges)
-    check_needs(config, rules)
-
-
-def check_needs(config: Any, rules: Rules, defaults: Mapping[str, Any] = {}) -> None:
-    """Refuses flags that would do nothing.
-
-    Args:
-      config: a script's.
-      rules: the script's.
-      defaults: those that depend on other flags, such as a recipe's.
-
-    Raises:
-      ValueError: with the flag, its value, and what to do about it.
-    """
-    asked = given(config, defaults)
-    for needs in rules.needs:
-        useless = asked & {*needs.flags.split()}
-        if useless and not needs.holds(config):
+    for flags, holds, words in needs:
+        useless = asked & {*flags.split()}
+        if useless and not holds(config):
             flag = min(useless)
             raise ValueError(
-                f"`{shown(flag, getattr(config, flag))}` would do nothing: it needs {needs.words}. Add what it needs, or leave it out."
+                f"`{shown(flag, getattr(config, flag))}` would do nothing: it needs {words}. Add what it needs, or leave it out."
             )
 
 
@@ -122,15 +136,3 @@ def shown(field: str, value: Any) -> str:
         return name(field) if value else f"--no-{name(field)[2:]}"
     values = value if isinstance(value, tuple) else (value,)
     return " ".join([name(field), *map(str, values)])
-
-
-def check_seeds(config: Any) -> None:
-    """Refuses `--seeds` so many that the last seed is beyond 2^32 - 1.
-
-    Raises:
-      ValueError: if so.
-    """
-    if config.seed + config.seeds > 2**32:
-        raise ValueError(
-            f"`--seed {config.seed}` and `--seeds {config.seeds}` go beyond the largest seed, {2**32 - 1}. Lower either."
-        )

@@ -1,7 +1,7 @@
 """Trains deep spiking networks by STDP and reward-modulated STDP, without gradients; MNIST unless told otherwise.
 
-    python -m experiments.stdp_mnist --out runs/mozafari --model mozafari2018 --epochs 2 4 20
-    python -m experiments.stdp_mnist --out runs/deep --model deep2024 --reuse runs/mozafari
+    python -m experiments.stdp_mnist --out runs/mozafari --recipe mozafari2018 --epochs 2 4 20
+    python -m experiments.stdp_mnist --out runs/deep --recipe deep2024 --reuse runs/mozafari
 
 Layers learn one after another, each on outputs of the finished ones that are computed once. The decision layer learns by reward and
 punishment until 5,000 training images held out (of MNIST) have not improved for `--patience` epochs; the test set is looked at
@@ -11,92 +11,83 @@ what each network reaches and costs.
 
 import dataclasses
 import pathlib
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 import jsnn
-from experiments import cli, flags, rules
+from experiments import cli, common, flags, rules
 from jsnn import augment, data, metrics, stdp
 from jsnn.plot import figures
 from jsnn.plot import stdp as stdp_figures
 from jsnn.stdp import encode, finished, forward, networks, readout
-from jsnn.train import rebuild, runs, sweep
+from jsnn.train import rebuild, sweep
+from jsnn.train.program import all_finite
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(cli.Data, cli.Run):
     """STDP and R-STDP training of a deep spiking network."""
 
-    out: pathlib.Path
-    """Folder for config, metrics, figures, layers and checkpoints."""
-    model: str = "mozafari2018"
+    of: ClassVar = rules.STDP
+
+    recipe: Annotated[str, tyro.conf.arg(aliases=("--model",))] = "mozafari2018"
     """Network: mozafari2018, deep2024, deepr2024, deepr2024_greedy, inception2024, majority2024, resnet2024, deeper2024 or kheradpisheh2018."""
-    epochs: tuple[int, ...] | None = None
+    epochs: tuple[flags.Count, ...] | None = None
     """Passes over the training set, one number a block and, last, the most of R-STDP; the network's own if omitted."""
     data: Literal["mnist", "fashion_mnist", "cifar10", "digits"] = "mnist"
     """Data set; digits are enlarged from 8 to 28 pixels."""
-    data_dir: pathlib.Path | None = None
-    """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
-    seed: int = 0
-    """Decides initial weights, the order of images, and which are held out or left out."""
-    seeds: int = 1
+    seeds: flags.Count = 1
     """1: each seed would keep its own outputs of every layer. `experiments.sweep --seeds` trains several."""
     mesh: str | None = None
     """Not for this script: images are learnt from one after another, so there is no batch to cut over devices."""
-    ratio: float = 1.0
+    ratio: flags.Share = 1.0
     """Share of the training images used; with --augment of the changed copies, 0 < ratio <= 1. The test set is always whole."""
     augment: bool = False
     """Train on the images and a copy of them turned by up to 30 degrees."""
     flips: bool = False
     """With --augment: also mirror half of the copies left to right, and half upside down."""
-    window: int | None = None
+    window: flags.Count | None = None
     """Images after which the rates of R-STDP adapt; 1,000, or a twelfth of a small training set, if omitted."""
-    doubling: int = 500
+    doubling: flags.Count = 500
     """Images after which the rates of STDP double, up to 0.15; small training sets want fewer."""
-    num_validation: int | None = None
+    num_validation: flags.Natural | None = None
     """Training images held out to end R-STDP by; a twelfth of them, 5,000 of MNIST, if omitted. 0: R-STDP takes all its epochs."""
-    patience: int = 5
+    patience: flags.Natural = 5
     """R-STDP ends when the held-out images have not improved for more epochs than this."""
     reuse: tuple[pathlib.Path, ...] = ()
     """Folders of other runs, whose finished layers are taken over where this run would train the very same."""
-    checkpoint_seconds: float = 60.0
-    """Seconds between checkpoints."""
-    resume: bool = False
-    """Go on with the run in --out, for more epochs of R-STDP if --epochs names more."""
-    tensorboard: bool = False
-    """Also write TensorBoard event files, with the figures."""
-    progress: bool = True
-    """Show a progress bar."""
-    threshold_1: float | None = None
+    threshold_1: flags.Positive | None = None
     """Potential that a neuron of the first layer must exceed to fire; the network's own if omitted."""
-    threshold_2: float | None = None
-    """The same of the second layer."""
-    threshold_3: float | None = None
-    """The same of the third layer, or of the layers side by side there."""
-    threshold_4: float | None = None
-    """The same of the fourth layer."""
-    ltp: float | None = None
+    threshold_2: flags.Positive | None = None
+    """Potential that a neuron of the second layer must exceed to fire; the network's own if omitted."""
+    threshold_3: flags.Positive | None = None
+    """Potential that a neuron of the third layer, or of those side by side there, must exceed to fire; the network's own if omitted."""
+    threshold_4: flags.Positive | None = None
+    """Potential that a neuron of the fourth layer must exceed to fire; the network's own if omitted."""
+    ltp: Annotated[float, "(0, 0.15]"] | None = None
     """STDP's first rate, before it doubles, of synapses whose input came in time; 0.004 if omitted."""
-    ltd: float | None = None
-    """The same of other synapses, which doubles with it; -0.003 if omitted."""
-    reward_ltp: float | None = None
+    ltd: flags.NotPositive | None = None
+    """STDP's first rate, which doubles with --ltp, of other synapses; -0.003 if omitted."""
+    reward_ltp: flags.NotNegative | None = None
     """The decision's rate, before it adapts, of synapses whose input came when it was right; 0.004 if omitted."""
-    reward_ltd: float | None = None
-    """The same of other synapses; -0.003 if omitted."""
-    punish_ltp: float | None = None
+    reward_ltd: flags.NotPositive | None = None
+    """The decision's rate, before it adapts, of other synapses when it was right; -0.003 if omitted."""
+    punish_ltp: flags.NotPositive | None = None
     """The decision's rate, before it adapts, of synapses whose input came when it was wrong; -0.004 if omitted."""
-    punish_ltd: float | None = None
-    """The same of other synapses; 0.0005 if omitted."""
+    punish_ltd: flags.NotNegative | None = None
+    """The decision's rate, before it adapts, of other synapses when it was wrong; 0.0005 if omitted."""
 
     def __post_init__(self):
-        if self.model not in stdp.NETWORKS:
+        if self.recipe not in stdp.NETWORKS:
             raise ValueError(
-                f"`--model` must be one of {', '.join(stdp.NETWORKS)}, got {self.model!r}."
+                f"`--recipe` must be one of {', '.join(stdp.NETWORKS)}, got {self.recipe!r}."
             )
-        flags.check_ranges(self, rules.STDP.ranges)
+        super().__post_init__()
         if missing := [str(path) for path in self.reuse if not path.is_dir()]:
             raise ValueError(
                 f"`--reuse {missing[0]}` is no folder. Name the `--out` of a run that has trained layers."
@@ -110,30 +101,27 @@ class Config:
         for name, has in refused.items():
             if (value := getattr(self, name)) is not None:
                 raise ValueError(
-                    f"`{flags.name(name)}` must be left out: {self.model} has {has}, got {value}."
+                    f"`{flags.name(name)}` must be left out: {self.recipe} has {has}, got {value}."
                 )
 
-    def check_needs(self) -> None:
-        """Refuses flags that would do nothing."""
-        flags.check_needs(self, rules.STDP)
-
-    def network(self) -> stdp.Network:
-        """The declaration, with the epochs, the filters and the numbers that were asked for; rates and thresholds may be traced."""
-        found = stdp.NETWORKS[self.model]
-        thresholds = (getattr(self, name) for name in THRESHOLDS)
+    def network(self, values: Mapping[str, Any] = {}) -> stdp.Network:
+        """The declaration, with the epochs, the filters and the numbers that were asked for, by flags or for a member of a sweep."""
+        found = stdp.NETWORKS[self.recipe]
+        thresholds = common.numbers(self, values, *THRESHOLDS)
+        rates = common.numbers(self, values, *RATES)
         pairs = zip(found.blocks, thresholds, strict=False)
         found = dataclasses.replace(
             found,
             blocks=tuple(_with_threshold(*pair) for pair in pairs),
-            rates=_given(found.rates, self.ltp, self.ltd),
-            reward=_given(found.reward, self.reward_ltp, self.reward_ltd),
-            punish=_given(found.punish, self.punish_ltp, self.punish_ltd),
+            rates=_given(found.rates, *rates[:2]),
+            reward=_given(found.reward, *rates[2:4]),
+            punish=_given(found.punish, *rates[4:]),
         )
         if self.epochs is not None:
             wanted = len(found.epochs)
-            if len(self.epochs) != wanted or min(self.epochs) < 1:
+            if len(self.epochs) != wanted:
                 raise ValueError(
-                    f"`--epochs` must be {wanted} numbers of at least 1 for {self.model}, got {' '.join(map(str, self.epochs)) or 'none'}."
+                    f"`--epochs` must be {wanted} numbers of at least 1 for {self.recipe}, got {' '.join(map(str, self.epochs)) or 'none'}."
                 )
             found = dataclasses.replace(found, epochs=self.epochs)
         if self.data == "cifar10":
@@ -144,9 +132,8 @@ class Config:
 def _with_threshold(block: stdp.Block, threshold: Any) -> stdp.Block:
     if threshold is None:
         return block
-    new = {"threshold": threshold}
-    branches = tuple(sweep.with_values(spec, new) for spec in block.branches)
-    return dataclasses.replace(block, branches=branches)
+    branches = (dataclasses.replace(b, threshold=threshold) for b in block.branches)
+    return dataclasses.replace(block, branches=tuple(branches))
 
 
 def _given(pair: networks.Pair, *given: Any) -> networks.Pair:
@@ -156,16 +143,11 @@ def _given(pair: networks.Pair, *given: Any) -> networks.Pair:
     return first, second
 
 
+THRESHOLDS = tuple(f"threshold_{n}" for n in range(1, 5))
+REWARDED = ("reward_ltp", "reward_ltd", "punish_ltp", "punish_ltd")
+RATES = ("ltp", "ltd", *REWARDED)
 # What a sweep may vary within one compiled program.
-SWEPT = tuple(
-    f.name
-    for f in dataclasses.fields(Config)
-    if f.name.startswith(("threshold", "ltp", "ltd", "reward", "punish"))
-)
-THRESHOLDS = tuple(name for name in SWEPT if name.startswith("threshold"))
-REWARDED = tuple(name for name in SWEPT if name.startswith(("reward", "punish")))
-# What else may change when a run is resumed: neither these nor the epochs of R-STDP change what comes before its end.
-_FREE = ("patience", "reuse")
+SWEPT = THRESHOLDS + RATES
 
 
 def enlarge(images: Any) -> jax.Array:
@@ -216,23 +198,30 @@ def load(cfg: Config) -> data.Dataset:
     )
 
 
-def bare_trainer(cfg: Config, *, validate: bool = False) -> jsnn.Trainer:
+def bare_trainer(
+    cfg: Config, values: Mapping[str, Any] = {}, *, validate: bool = False
+) -> jsnn.Trainer:
     """STDP, and R-STDP to its last epoch."""
     return stdp.trainer(
-        cfg.network(), window=cfg.window, doubling=cfg.doubling, validate=validate
+        cfg.network(values),
+        window=cfg.window,
+        doubling=cfg.doubling,
+        validate=validate,
     )
 
 
-def trainer_for(cfg: Config, shapes: rebuild.Shapes) -> jsnn.Trainer:
+def trainer_for(
+    cfg: Config, shapes: rebuild.Shapes, values: Mapping[str, Any] = {}
+) -> jsnn.Trainer:
     """What this script trains with; it takes and predicts images as the data set holds them.
 
     Raises:
       ValueError: if the images are too small for the network.
     """
-    network, held = cfg.network(), cfg.num_validation != 0
+    network, held = cfg.network(values), cfg.num_validation != 0
     image = (28, 28, 1) if cfg.data == "digits" else shapes.inputs
     networks.shapes(network, (image[0], image[1]))
-    made = bare_trainer(cfg, validate=held)
+    made = bare_trainer(cfg, values, validate=held)
     if not network.decision:
         made = readout.linear(made, network, image, shapes.num_classes)
     elif held:
@@ -255,7 +244,7 @@ def program(cfg: Config) -> sweep.Program:
     """
     if not cfg.network().decision:
         raise ValueError(
-            f"`--model {cfg.model}` cannot be swept: scikit-learn fits its read-out outside of the compiled program. Choose a model with R-STDP."
+            f"`--recipe {cfg.recipe}` cannot be swept: scikit-learn fits its read-out outside of the compiled program. Choose one with R-STDP."
         )
     held = cfg.num_validation or 0
     dataset = chosen(cfg, load(dataclasses.replace(cfg, num_validation=held)))
@@ -264,13 +253,12 @@ def program(cfg: Config) -> sweep.Program:
     assert prepare is not None
 
     def train(key, values, data):
-        trainer = bare_trainer(sweep.with_values(cfg, values))
+        trainer = bare_trainer(cfg, values)
         state, _, found = jsnn.train_fn(trainer)(key, data)
-        leaves = jax.tree.leaves(state.own.weights)
         return {
             f"{split}_accuracy": found.hit.mean(),
             "silent": (found.label < 0).sum(),
-            "finite": jnp.all(jnp.stack([jnp.isfinite(w).all() for w in leaves])),
+            "finite": all_finite(state.own.weights),
         }
 
     return sweep.Program(
@@ -288,16 +276,8 @@ def main(cfg: Config) -> dict[str, Any]:
         dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
     )
     trainer = trainer_for(cfg, shapes)
-    config = cli.decisive(cfg, free=_FREE)
-    config["epochs"] = network.epochs[: len(network.blocks)]
-    run = runs.Run(
-        cfg.out,
-        experiment="stdp_mnist",
-        config=config,
-        resume=cfg.resume,
-        tensorboard=cfg.tensorboard,
-        before=rules.STDP.before(cfg),
-    )
+    config = cli.decisive(cfg) | {"epochs": network.epochs[: len(network.blocks)]}
+    run = common.open_run(cfg, epochs=config["epochs"])
     names = ("data", "seed", "ratio", "augment", "flips", "num_validation")
     layers = finished.Layers(
         cfg.out, network, cfg.doubling, {n: config[n] for n in names}, cfg.reuse
@@ -314,7 +294,7 @@ def main(cfg: Config) -> dict[str, Any]:
     )
     if not network.decision:
         readout.fit(fitted, network, chosen(cfg, dataset).train)
-    fitted.about = rebuild.about("stdp_mnist", cfg, shapes)
+    fitted.about = rebuild.about(cfg.of.script, cfg, shapes)
     fitted.save(cfg.out / rebuild.MODEL)
     found, labels = fitted.predict(dataset.test.images), dataset.test.labels
     write_figures(cfg, fitted, chosen(cfg, dataset), found)
@@ -327,9 +307,8 @@ def main(cfg: Config) -> dict[str, Any]:
     quality = metrics.classification_report(found.label, labels, dataset.num_classes)
     return run.finish(
         {
-            "dataset": cfg.data,
-            "model": cfg.model,
-            "seed": cfg.seed,
+            **common.asked(cfg, "data seed"),
+            "model": cfg.recipe,
             "epochs": " ".join(map(str, network.epochs)),
             "epochs_rewarded": epochs,
             "best_epoch": int(best),
@@ -339,9 +318,8 @@ def main(cfg: Config) -> dict[str, Any]:
             **{k: quality[k] for k in ("macro_f1", "macro_precision", "macro_recall")},
             "roc_auc": metrics.roc_auc(found.scores, labels, absent="skip"),
             "convergence": _convergence(fitted.rows),
-            "wall_seconds": fitted.seconds,
             "cpu_seconds": fitted.cpu_seconds,
-            "samples_per_second": fitted.samples_per_second,
+            **common.costs(fitted),
         }
     )
 

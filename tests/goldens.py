@@ -32,17 +32,17 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "eventprop_reference": ("eventprop_mnist", [*DIGITS, "--recipe", "reference", "--epochs", "2"]),
     "eventprop_deep": ("eventprop_mnist", [*DIGITS, "--hidden", "20", "--epochs", "1", "--seeds", "2"]),
     "eventprop_recurrent": ("eventprop_mnist", [*DIGITS, "--recipe", "recurrent", "--hidden", "16", "--epochs", "1"]),
-    "yinyang_grid": ("eventprop_yinyang", [*POINTS, "--validation"]),
+    "yinyang_grid": ("eventprop_yinyang", [*POINTS, "--num-validation", "1000"]),
     "yinyang_events": ("eventprop_yinyang", [*POINTS, "--solver", "events", "--max-spikes", "6"]),
-    "yinyang_delays": ("eventprop_yinyang", [*POINTS, "--solver", "events", "--max-spikes", "6", "--delays", "--T", "60", "--lift", "1e-3"]),
+    "yinyang_delays": ("eventprop_yinyang", [*POINTS, "--solver", "events", "--max-spikes", "6", "--delays", "--duration", "60", "--lift", "1e-3"]),
     "yinyang_grid_delays": ("eventprop_yinyang", [*POINTS, "--delays"]),
     "stdp_mozafari2018": ("stdp_mnist", [*STDP, "--epochs", "2", "1", "3"]),
-    "stdp_deepr2024": ("stdp_mnist", [*STDP, "--model", "deepr2024", "--epochs", "1", "1", "1", "2"]),
-    "stdp_deepr2024_greedy": ("stdp_mnist", [*STDP, "--model", "deepr2024_greedy", "--epochs", "1", "1", "1", "2"]),
-    "stdp_inception2024": ("stdp_mnist", [*STDP, "--model", "inception2024"]),
-    "stdp_majority2024": ("stdp_mnist", [*STDP, "--model", "majority2024", "--epochs", "1", "1", "2"]),
-    "stdp_kheradpisheh2018": ("stdp_mnist", [*STDP, "--model", "kheradpisheh2018", "--epochs", "1", "1"]),
-    "stdp_resnet2024": ("stdp_mnist", [*STDP, "--model", "resnet2024"]),
+    "stdp_deepr2024": ("stdp_mnist", [*STDP, "--recipe", "deepr2024", "--epochs", "1", "1", "1", "2"]),
+    "stdp_deepr2024_greedy": ("stdp_mnist", [*STDP, "--recipe", "deepr2024_greedy", "--epochs", "1", "1", "1", "2"]),
+    "stdp_inception2024": ("stdp_mnist", [*STDP, "--recipe", "inception2024"]),
+    "stdp_majority2024": ("stdp_mnist", [*STDP, "--recipe", "majority2024", "--epochs", "1", "1", "2"]),
+    "stdp_kheradpisheh2018": ("stdp_mnist", [*STDP, "--recipe", "kheradpisheh2018", "--epochs", "1", "1"]),
+    "stdp_resnet2024": ("stdp_mnist", [*STDP, "--recipe", "resnet2024"]),
     "cil_naive_reference": ("cil_cifar10", ["--recipe", "reference", *CIL, "--network", "cnn", "--method", "naive", "--capacity", "6"]),
     "cil_er": ("cil_cifar10", [*CIL, "--method", "er", "--buffer", "20", "--augment", "--schedule", "cosine"]),
     "cil_derpp": ("cil_cifar10", [*CIL, "--method", "der++", "--buffer", "20"]),
@@ -51,9 +51,9 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "cil_ewc": ("cil_cifar10", [*CIL, "--method", "ewc", "--evaluate-unseen"]),
     "cil_slda": ("cil_cifar10", [*CIL, "--method", "slda"]),
     "cil_joint": ("cil_cifar10", [*CIL, "--method", "joint"]),
-    "sweep_csnn": ("sweep", ["--experiment", "csnn_mnist", "--set", "data=digits", "timesteps=1", "batch_size=512", "--vary", "learning_rate=0.001,0.01", "--seeds", "2"]),
-    "sweep_cil": ("sweep", ["--experiment", "cil_cifar10", "--set", "data=digits", "method=der++", "width=4", "timesteps=1", "tasks=2x2", "epochs_per_task=1", "--vary", "replay.beta=0.5,1", "--seeds", "1"]),
-    "sweep_stdp": ("sweep", ["--experiment", "stdp_mnist", "--set", "data=digits", "epochs=1,1,1", "ratio=0.03", "--vary", "ltp=0.004,0.008", "--seeds", "1"]),
+    "sweep_csnn": ("sweep", ["--experiment", "csnn_mnist", "--set", "data", "digits", "--set", "timesteps", "1", "--set", "batch-size", "512", "--vary", "learning-rate", "0.001", "0.01", "--seeds", "2"]),
+    "sweep_cil": ("sweep", ["--experiment", "cil_cifar10", "--set", "data", "digits", "--set", "method", "der++", "--set", "width", "4", "--set", "timesteps", "1", "--set", "tasks", "2x2", "--set", "epochs-per-task", "1", "--vary", "replay.beta", "0.5", "1", "--seeds", "1"]),
+    "sweep_stdp": ("sweep", ["--experiment", "stdp_mnist", "--set", "data", "digits", "--set", "epochs", "1", "1", "1", "--set", "ratio", "0.03", "--vary", "ltp", "0.004", "0.008", "--seeds", "1"]),
 }  # fmt: skip
 CHANGING = {"seconds", "train_seconds", "cpu_seconds", "wall_seconds", "samples_per_second", "run_seconds", "device", "version", "jax_version", "commit"}  # fmt: skip
 
@@ -85,14 +85,14 @@ def record(name: str) -> dict[str, Any]:
     """One run and what is kept of it."""
     import importlib
 
-    import tyro
+    from experiments import cli
 
     script, flags = RUNS[name]
     module = importlib.import_module(f"experiments.{script}")
     with tempfile.TemporaryDirectory() as scratch:
         out = pathlib.Path(scratch) / "run"
         flags = [*flags, "--out", str(out), "--no-progress"]
-        module.main(tyro.cli(module.Config, args=flags))
+        module.main(cli.parse(module.Config, flags))
         rows = (out / "metrics.jsonl").read_text().splitlines()
         return {
             "cores": len(os.sched_getaffinity(0)),

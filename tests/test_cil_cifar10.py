@@ -48,7 +48,7 @@ def test_replay_remembers_what_naive_training_forgets(tmp_path):
 
 
 def test_reference_recipe_is_the_reference():
-    cfg = Config(out=None, recipe="reference").resolved()  # pyright: ignore
+    cfg = Config(out=None, recipe="reference")  # pyright: ignore
     assert (cfg.data, cfg.method, cfg.tasks) == ("cifar10", "naive", "5x2")
     assert (cfg.timesteps, cfg.epochs_per_task, cfg.batch_size) == (10, 2, 64)
     assert (cfg.learning_rate, cfg.width, cfg.read_out) == (1e-3, 64, "rate")

@@ -14,6 +14,7 @@ from experiments import cil_cifar10
 from jsnn import data
 from jsnn.continual import samples as samples_of
 from jsnn.continual import stream
+from jsnn.train import rebuild
 
 REFERENCE = cil_steps.Reference(channels=(2, 4, 8), timesteps=10, batch_size=4)
 
@@ -36,11 +37,11 @@ def test_steps_are_those_of_the_library():
     cfg = cil_cifar10.Config(
         pathlib.Path(), recipe="reference", width=2, batch_size=4, seed=5
     )
-    learner = cil_cifar10.make_learner(cfg, images[0])
     none = np.zeros(0, int)
     task = stream.Task((0, 1), (0, 1), np.arange(12), none, none)
     tasks = stream.Stream((task,), np.arange(10), 0)
-    trainer = cil_cifar10.make_trainer(cfg, learner, tasks, 10)
+    shapes = rebuild.Shapes(images.shape[1:], 10, 12)
+    trainer = cil_cifar10.trainer_for(cfg, shapes, tasks=tasks, capacity=10)
     split = data.Split(images, labels)
     fitted = jsnn.fit(
         trainer,

@@ -32,7 +32,7 @@ def latent_network(kind, **flags):
         timesteps=3,
         **({"hidden": (12, 9)} if kind == "mlp" else {"width": 4}),
         **flags,
-    ).resolved()
+    )
     build = cil_cifar10.make_build(cfg, IMAGES[kind])
     graphdef, model = layers.split(build(jax.random.key(0), CLASSES))
     network = spiking.make_network(

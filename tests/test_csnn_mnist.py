@@ -73,7 +73,7 @@ def test_two_seeds_are_two_runs_and_are_loaded(tmp_path):
 
 
 def test_reference_recipe_is_the_reference():
-    cfg = Config(out=None, recipe="reference").resolved()  # pyright: ignore
+    cfg = Config(out=None, recipe="reference")  # pyright: ignore
     assert (cfg.timesteps, cfg.learning_rate, cfg.batch_size) == (100, 1e-2, 128)
     assert (cfg.epochs, cfg.eval_every, cfg.beta, cfg.augment) == (1, 50, 0.5, False)
     trainer = csnn_mnist.trainer_for(cfg, Shapes((28, 28, 1), 10, 60_000))

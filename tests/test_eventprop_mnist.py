@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,9 @@ TINY = {"data": "digits", "batch_size": 128, "progress": False}
 
 def test_deep_recipe_learns_digits_and_leaves_everything_behind(tmp_path):
     # a digits epoch is 11 steps, so the step size must not have decayed by then
-    cfg = Config(out=tmp_path, recipe="deep", epochs=10, hidden=64, lr=2e-2, **TINY)
+    cfg = Config(
+        out=tmp_path, recipe="deep", epochs=10, hidden=64, learning_rate=2e-2, **TINY
+    )
     summary = eventprop_mnist.main(cfg)
     assert summary["test_accuracy"] > 0.7  # a tenth by chance
     wanted = {"test_accuracy", "wall_seconds", "samples_per_second", "device", "commit"}
@@ -76,10 +77,15 @@ def test_a_run_stopped_and_resumed_is_the_same_bit_for_bit(tmp_path, monkeypatch
 
 
 def test_reference_recipe_is_the_reference():
-    cfg = Config(out=None, recipe="reference").resolved()  # pyright: ignore
-    assert (cfg.T, cfg.dt, cfg.tau_m, cfg.tau_s) == (20, 1, 20, 5)
+    cfg = Config(out=None, recipe="reference")  # pyright: ignore
+    assert (cfg.duration, cfg.dt, cfg.tau_m, cfg.tau_s) == (20, 1, 20, 5)
     assert (cfg.t_min, cfg.t_max, cfg.xi, cfg.alpha, cfg.beta) == (2, 12, 0.4, 0.01, 2)
-    assert (cfg.lr, cfg.batch_size, cfg.epochs, cfg.kick) == (1.0, 128, 40, 0.1)
+    assert (cfg.learning_rate, cfg.batch_size, cfg.epochs, cfg.kick) == (
+        1.0,
+        128,
+        40,
+        0.1,
+    )
     trainer = eventprop_mnist.trainer_for(cfg, Shapes((28, 28, 1), 10, 60_000))
     images = np.zeros(60_000)
     assert trainer.steps_per_epoch(Samples(images, images)) == 469  # the last of 96
@@ -102,9 +108,9 @@ def test_reference_recipe_is_the_reference():
 @functools.cache
 def _kicked():
     """One step of the reference on a batch that leaves neurons silent, weights at zero."""
-    cfg = Config(out=None, recipe="reference", batch_size=4).resolved()  # pyright: ignore
-    design = eventprop_networks.reference(cfg, (4, 4, 1), 3)  # pyright: ignore
-    task = eventprop_networks.make_task(cfg, design)  # pyright: ignore
+    cfg = Config(out=None, recipe="reference", batch_size=4)  # pyright: ignore
+    design = eventprop_networks.reference(cfg, Shapes((4, 4, 1), 3, 4), {})
+    task = eventprop_networks.make_task(cfg, design)
     model = jax.tree.map(jnp.zeros_like, task.init(jax.random.key(0)))
     images = jax.random.uniform(jax.random.key(1), (4, 4, 4, 1))
     labels = jnp.array([0, 1, 2, 0])
@@ -138,10 +144,10 @@ def test_kick_wakes_all_outputs_and_the_gradient_is_that_of_the_kicked_weights()
 
 @pytest.mark.parametrize("recipe", ["conv", "recurrent"])
 def test_other_recipes_fire_and_learn_a_batch(recipe):
-    cfg = Config(out=None, recipe=recipe, hidden=8, batch_size=16, lr=1e-2)  # pyright: ignore
+    cfg = Config(out=None, recipe=recipe, hidden=8, batch_size=16, learning_rate=1e-2)  # pyright: ignore
     shapes = Shapes((12, 12, 1), 4, 16)
     trainer = eventprop_mnist.trainer_for(cfg, shapes)
-    design = eventprop_mnist.make_design(cfg.resolved(), shapes)
+    design = eventprop_mnist.make_design(cfg, shapes)
     images = jax.random.uniform(jax.random.key(0), (16, 12, 12, 1))
     samples = Samples(images, jnp.arange(16) % 4)
     state = jax.jit(lambda key: start(trainer, key))(jax.random.key(1))
@@ -159,8 +165,7 @@ def test_other_recipes_fire_and_learn_a_batch(recipe):
 
 def test_shifts_move_images_in_training_and_nowhere_else(key):
     cfg = Config(out=None, recipe="deep", hidden=8, dropout=0.0, shift=2)  # pyright: ignore
-    cfg: Any = cfg.resolved()
-    design = eventprop_networks.deep(cfg, (9, 9, 1), 3)
+    design = eventprop_networks.deep(cfg, Shapes((9, 9, 1), 3, 6), {})
     task = eventprop_networks.make_task(cfg, design)
     still = eventprop_networks.make_task(dataclasses.replace(cfg, shift=0), design)
     model = task.init(key)
@@ -184,8 +189,8 @@ def test_shifts_move_images_in_training_and_nowhere_else(key):
     ],
 )
 def test_read_out_of_the_membranes(read_out, expected):
-    cfg = Config(out=None, recipe="conv", read_out=read_out).resolved()  # pyright: ignore
-    design = eventprop_networks.DESIGNS["conv"](cfg, (28, 28, 1), 2)
+    cfg = Config(out=None, recipe="conv", read_out=read_out)  # pyright: ignore
+    design = eventprop_networks.DESIGNS["conv"](cfg, Shapes((28, 28, 1), 2, 1), {})
     v = np.array([[[3.0, -3.0]], [[0.0, 0.0]], [[0.0, 3.0]]])
     if expected is None:
         early, late = np.asarray(design.read(jnp.eye(6)[:, None, 1:5:3]))[0]
@@ -242,7 +247,7 @@ def test_a_run_of_two_seeds_is_loaded_and_predicts(tmp_path):
     [
         ({"epochs": 0}, ["--epochs", "at least 1", "0"]),
         ({"dt": 0.0}, ["--dt", "positive", "0.0"]),
-        ({"lr": float("nan")}, ["--lr", "positive", "nan"]),
+        ({"learning_rate": float("nan")}, ["--learning-rate", "positive", "nan"]),
         ({"tau_m": -1.0}, ["--tau-m", "positive", "-1.0"]),
         ({"shift": -1}, ["--shift", "not be negative", "-1"]),
         ({"dropout": 1.0}, ["--dropout", "[0, 1)", "1.0"]),
@@ -262,7 +267,7 @@ def test_flags_out_of_range_fail_before_anything_else(tmp_path, flags, words):
     ("flags", "words"),
     [
         ({"t_max": 30.0}, ["--t-max", "30.0", "24.0"]),
-        ({"T": 1.0}, ["--T", "2 steps", "1.0"]),
+        ({"duration": 1.0}, ["--duration", "2 steps", "1.0"]),
         ({"recipe": "conv"}, ["--recipe conv", "9 by 9", "8 by 8"]),
         ({"batch_size": 5000}, ["--batch-size", "1437", "5000"]),
         ({"shift": 8}, ["--shift", "8 pixels", "got 8"]),
@@ -276,6 +281,6 @@ def test_impossible_settings_fail_before_a_run_is_made(tmp_path, flags, words):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    cfg = Config(out=tmp_path, recipe="deep", epochs=1, lr=1e38, **TINY)
+    cfg = Config(out=tmp_path, recipe="deep", epochs=1, learning_rate=1e38, **TINY)
     with pytest.raises(FloatingPointError, match="NaN or infinite"):
         eventprop_mnist.main(cfg)

@@ -43,7 +43,7 @@ def test_a_run_leaves_everything_behind_and_resumes(tmp_path):
     again = eventprop_yinyang.main(dataclasses.replace(cfg, resume=True))
     assert again["test_accuracy_by_seed"] == summary["test_accuracy_by_seed"]
     with pytest.raises(RuntimeError, match="another configuration"):
-        eventprop_yinyang.main(dataclasses.replace(cfg, resume=True, lr=0.1))
+        eventprop_yinyang.main(dataclasses.replace(cfg, resume=True, learning_rate=0.1))
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +155,11 @@ def test_a_budget_that_is_too_small_is_named(tmp_path):
         ({"hidden": 0}, ["--hidden", "at least 1", "0"]),
         ({"seeds": 0}, ["--seeds", "at least 1"]),
         ({"dt": -1.0}, ["--dt", "positive", "-1.0"]),
-        ({"lr": float("nan")}, ["--lr", "positive", "nan"]),
+        ({"learning_rate": float("nan")}, ["--learning-rate", "positive", "nan"]),
         ({"alpha": -1.0}, ["--alpha", "negative", "-1.0"]),
         ({"output_scale": 0.0}, ["--output-scale", "positive", "0.0"]),
-        ({"t_max": 40.0}, ["--t-max", "--T", "40.0"]),
-        ({"dt": 30.0}, ["--T", "--dt", "30.0"]),
+        ({"t_max": 40.0}, ["--t-max", "--duration", "40.0"]),
+        ({"dt": 30.0}, ["--duration", "--dt", "30.0"]),
     ],
 )
 def test_flags_out_of_range_fail_before_anything_else(tmp_path, flags, words):
@@ -199,7 +199,7 @@ def test_points_that_exceed_a_budget_are_misses_and_counted(tmp_path):
         "solver": "events",
         "num_train": 1,
         "batch_size": 1,
-        "lr": 1e-9,
+        "learning_rate": 1e-9,
         "seed": 3,
     }
     roomy = Config(out=tmp_path / "roomy", max_spikes=4, **flags)
@@ -213,7 +213,11 @@ def test_points_that_exceed_a_budget_are_misses_and_counted(tmp_path):
             latency.coordinate_times(point[None], t_max=roomy.t_max)[0]
         )
         hidden = event_layers.feed_forward(
-            LIFParams(), model.params["hidden"], inputs, t_end=roomy.T, max_spikes=4
+            LIFParams(),
+            model.params["hidden"],
+            inputs,
+            t_end=roomy.duration,
+            max_spikes=4,
         )
         return jnp.isfinite(hidden.times).sum()
 

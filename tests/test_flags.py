@@ -5,6 +5,7 @@ import itertools
 import json
 import pathlib
 import typing
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,40 +24,43 @@ from experiments import (
 )
 from experiments.demo.settings import Config as Demo
 from experiments.sweep import Config as Sweep
-from jsnn.train import transform
+from jsnn.train import rebuild, transform
 
 OUT = pathlib.Path("unused")
 SCRIPTS = {
-    "csnn_mnist": (csnn_mnist, rules.CSNN),
-    "eventprop_mnist": (eventprop_mnist, rules.EVENTPROP_MNIST),
-    "eventprop_yinyang": (eventprop_yinyang, rules.EVENTPROP_YINYANG),
-    "cil_cifar10": (cil_cifar10, rules.CIL),
-    "stdp_mnist": (stdp_mnist, rules.STDP),
+    module.Config.of.script: module
+    for module in (
+        csnn_mnist,
+        eventprop_mnist,
+        eventprop_yinyang,
+        cil_cifar10,
+        stdp_mnist,
+    )
 }
 # Flags that decide a result in the first version of each script that could be resumed. Runs older than any other know nothing of it.
 FIRST = {
     "csnn_mnist": "recipe data seed epochs timesteps batch_size learning_rate beta surrogate augment eval_every log_every num_validation remat "
     "block_size",
-    "eventprop_mnist": "recipe data seed seeds epochs batch_size lr lr_decay lr_decay_epochs T dt tau_m tau_s t_min t_max xi alpha beta kick "
+    "eventprop_mnist": "recipe data seed seeds epochs batch_size learning_rate lr_decay lr_decay_epochs duration dt tau_m tau_s t_min t_max xi alpha beta kick "
     "hidden dropout num_validation",
-    "eventprop_yinyang": "solver hidden delays max_delay seed seeds seeds_at_once epochs batch_size lr lr_decay T dt tau_m tau_s t_max "
-    "tau_softmax alpha tau_early max_spikes max_events validation num_train",
+    "eventprop_yinyang": "solver hidden delays max_delay seed seeds seeds_at_once epochs batch_size learning_rate lr_decay duration dt tau_m tau_s t_max "
+    "tau_softmax alpha tau_early max_spikes max_events num_validation num_train",
     "cil_cifar10": "recipe method data tasks class_order scenario repeated buffer exemplars latent_layer settings network width hidden timesteps "
     "read_out batch_norm statistics epochs_per_task batch_size learning_rate keep_optimizer augment capacity evaluate_unseen seed log_every",
-    "stdp_mnist": "model epochs data seed ratio augment flips window num_validation",
+    "stdp_mnist": "recipe epochs data seed ratio augment flips window num_validation",
 }
 
 
 def everyone():
-    yield from ((module.Config, {"out": OUT}) for module, _ in SCRIPTS.values())
+    yield from ((module.Config, {"out": OUT}) for module in SCRIPTS.values())
     yield Demo, {}
-    yield Sweep, {"out": OUT, "experiment": "csnn_mnist", "vary": ("lr=1",)}
+    yield Sweep, {"out": OUT, "experiment": "csnn_mnist", "vary": (("lr", "1"),)}
 
 
 NUMBERS = [
     pytest.param(config, own, field, kind, id=f"{config.__module__}-{field}")
     for config, own in everyone()
-    for field, kind in flags.numbers(config).items()
+    for field, (kind, _) in flags.numbers(config).items()
 ]
 
 
@@ -65,7 +69,7 @@ def test_every_number_must_be_one_and_finite(config, own, field, kind):
     wrong = [float("nan"), float("inf"), -float("inf"), np.float32("nan")]
     if kind is int:
         wrong += [1.5, -3] + [2**32] * ("seed" in field and "seeds" not in field)
-    several = tuple in map(typing.get_origin, flags.kinds(hint(config, field)))
+    several = tuple in [typing.get_origin(k) for k in flags.kinds(hint(config, field))]
     for value in wrong:
         with pytest.raises(ValueError, match=f"`{flags.name(field)}`"):
             config(**own, **{field: (value,) if several else value})
@@ -73,6 +77,14 @@ def test_every_number_must_be_one_and_finite(config, own, field, kind):
 
 def hint(config, field):
     return typing.get_type_hints(config)[field]
+
+
+def test_every_number_names_its_range():
+    """But for those that stand beside a name, as the sweep's ranges do."""
+    for config, _ in everyone():
+        fields = {f.name for f in dataclasses.fields(config)}
+        found = {n for n in fields if {int, float} & {*flags.kinds(hint(config, n))}}
+        assert found - {"log_range", "linear_range"} == flags.numbers(config).keys()
 
 
 def options(config, field) -> list:
@@ -88,22 +100,19 @@ def options(config, field) -> list:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_defaults_never_offend(script):
     """Nor do a recipe's, once filled in and repeated."""
-    module, _ = SCRIPTS[script]
+    module = SCRIPTS[script]
     axes = [
         (name, options(module.Config, name))
         for name in ("recipe", "method", "network", "solver", "data")
         if name in module.Config.__dataclass_fields__ and options(module.Config, name)
     ]
     if script == "stdp_mnist":
-        axes.append(("model", list(stdp_mnist.stdp.NETWORKS)))
+        axes.append(("recipe", list(stdp_mnist.stdp.NETWORKS)))
     names = [name for name, _ in axes]
     for values in itertools.product(*(values for _, values in axes)):
         cfg = module.Config(OUT, **dict(zip(names, values, strict=True)))
-        if hasattr(cfg, "resolved"):
-            cfg = cfg.resolved()
-        assert dataclasses.replace(cfg, resume=True) == dataclasses.replace(
-            cfg, resume=True
-        )
+        cfg.check_needs()
+        dataclasses.replace(cfg, resume=True).check_needs()
 
 
 USELESS = {
@@ -153,7 +162,7 @@ USELESS = {
         ({"seeds": 3}, "--seeds 3", "experiments.sweep --seeds"),
         ({"mesh": "data=2"}, "--mesh data=2", "one after another"),
         ({"num_validation": 0, "patience": 3}, "--patience 3", "--num-validation"),
-        ({"model": "kheradpisheh2018", "patience": 3}, "--patience 3", "reward"),
+        ({"recipe": "kheradpisheh2018", "patience": 3}, "--patience 3", "reward"),
     ],
 }
 
@@ -163,7 +172,7 @@ USELESS = {
     [(script, *case) for script, cases in USELESS.items() for case in cases],
 )
 def test_flags_that_would_do_nothing_are_refused(script, given, flag, remedy, tmp_path):
-    module, out = SCRIPTS[script][0], tmp_path / "run"
+    module, out = SCRIPTS[script], tmp_path / "run"
     with pytest.raises(ValueError, match=f"`{flag}` would do nothing") as error:
         module.main(module.Config(out, **given))
     assert remedy in str(error.value).partition("it needs")[2]
@@ -186,7 +195,7 @@ def test_flags_that_would_do_nothing_are_refused(script, given, flag, remedy, tm
     ],
 )
 def test_flags_that_matter_pass(script, given):
-    cfg = SCRIPTS[script][0].Config(OUT, **given)
+    cfg = SCRIPTS[script].Config(OUT, **given)
     cfg.check_needs()
     assert {k: getattr(cfg, k) for k in given} == given
 
@@ -194,11 +203,9 @@ def test_flags_that_matter_pass(script, given):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_no_flag_is_forgotten_for_runs_that_are_older(script):
     """Every flag that decides is of the first version or says what a run did before it came, and that value suits the script."""
-    module, of = SCRIPTS[script]
-    cfg = module.Config(OUT)
-    cfg = cfg.resolved() if hasattr(cfg, "resolved") else cfg
-    decides = set(cli.decisive(cfg, free=getattr(module, "_FREE", ())))
-    first, before = set(FIRST[script].split()), of.before(cfg)
+    cfg = SCRIPTS[script].Config(OUT)
+    decides = set(cli.decisive(cfg))
+    first, before = set(FIRST[script].split()), cfg.of.before(cfg)
     assert first <= decides
     assert not first & before.keys()
     assert decides - first <= before.keys(), "say in experiments/rules.py"
@@ -209,8 +216,10 @@ def stop(*args, **options):
 
 
 def test_a_run_from_before_a_flag_is_resumed(tmp_path, monkeypatch):
-    """From one that the script wrote, with the flags taken out that came since."""
-    tiny = {"hidden": 8, "num_train": 64, "epochs": 1, "progress": False}
+    """From one that the script wrote, with the flags taken out that came since, and the others under their old names."""
+    tiny: dict[str, Any]
+    tiny = {"hidden": 8, "num_train": 64, "epochs": 1, "num_validation": 1000}
+    tiny["progress"] = False
     cfg = eventprop_yinyang.Config(tmp_path, **tiny)
 
     def open_run(cfg):
@@ -222,11 +231,16 @@ def test_a_run_from_before_a_flag_is_resumed(tmp_path, monkeypatch):
     record = json.loads((tmp_path / "config.json").read_text())
     for name in rules.EVENTPROP_YINYANG.before(cfg):
         del record["config"][name]
+    old = {"lr": "learning_rate", "T": "duration", "validation": "num_validation"}
+    record["config"] |= {k: record["config"].pop(v) for k, v in old.items()}
+    record["config"]["validation"] = True
     (tmp_path / "config.json").write_text(json.dumps(record))
     with pytest.raises(KeyboardInterrupt):
         open_run(cfg)
     with pytest.raises(RuntimeError, match=r"output_scale was 1.0, now 2.0"):
         open_run(dataclasses.replace(cfg, output_scale=2.0))
+    with pytest.raises(RuntimeError, match=r"num_validation was 1000, now 0"):
+        open_run(dataclasses.replace(cfg, num_validation=0))
 
 
 @pytest.mark.parametrize(
@@ -273,3 +287,62 @@ def test_seeds_up_to_the_last():
 def test_reuse_of_what_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"`--reuse .*nothing` is no folder"):
         stdp_mnist.Config(OUT, reuse=(tmp_path / "nothing",))
+
+
+def asked(script, text):
+    return cli.parse(SCRIPTS[script].Config, ["--out", "unused", *text.split()])
+
+
+@pytest.mark.parametrize(
+    ("script", "old", "new"),
+    [
+        ("csnn_mnist", "--lr 1", "--learning-rate 1"),
+        ("cil_cifar10", "--lr 1", "--learning-rate 1"),
+        ("eventprop_mnist", "--lr 1 --T 30", "--learning-rate 1 --duration 30"),
+        ("eventprop_yinyang", "--lr 1 --T 50", "--learning-rate 1 --duration 50"),
+        ("eventprop_yinyang", "--validation", "--num-validation 1000"),
+        ("eventprop_yinyang", "--no-validation", "--num-validation 0"),
+        ("stdp_mnist", "--model deep2024", "--recipe deep2024"),
+    ],
+)
+def test_old_names_of_flags_mean_the_same(script, old, new):
+    found = asked(script, new)
+    assert found == asked(script, old)
+    assert found != asked(script, "") or new.endswith(" 0")
+
+
+@pytest.mark.parametrize("script", ["csnn_mnist", "eventprop_mnist", "cil_cifar10"])
+def test_a_recipe_is_complete_in_any_order(script, capsys):
+    """Its values are those of the flags left out, of the config that the library makes, and of `--help`."""
+    module = SCRIPTS[script]
+    for recipe, values in module.RECIPES.items():
+        name, value = next((k, v) for k, v in values.items() if type(v) is int)
+        more = f"--recipe {recipe}", f"{flags.name(name)} {value + 1}"
+        first, second = (asked(script, " ".join(x)) for x in (more, more[::-1]))
+        own = module.Config(OUT, recipe=recipe)
+        assert first == second == dataclasses.replace(own, **{name: value + 1})
+        assert {k: getattr(own, k) for k in values} == values
+        with pytest.raises(SystemExit):
+            asked(script, f"--recipe {recipe} --help")
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"{recipe}: {flags.shown(*next(iter(values.items())))}" in said
+        assert f"(default: {recipe})" in said
+
+
+def test_what_follows_from_other_flags_is_not_a_recipes():
+    assert not asked("csnn_mnist", "").augment
+    assert asked("csnn_mnist", "--epochs 2").augment
+    assert not asked("csnn_mnist", "--recipe reference --epochs 2").augment
+    assert asked("cil_cifar10", "--data digits").network == "small"
+    assert asked("cil_cifar10", "--network mlp --width 7").hidden == (7, 7)
+    assert asked("cil_cifar10", "--method latent-er").latent_layer == 3
+
+
+def test_a_model_from_before_flags_were_renamed_is_built_again():
+    cfg = eventprop_yinyang.Config(OUT, duration=50.0, epochs=3, num_train=64)
+    about = rebuild.about(cfg.of.script, cfg, rebuild.Shapes((4,), 3, 64, "float32"))
+    old = {"lr": "learning_rate", "T": "duration", "validation": "num_validation"}
+    about["config"] |= {k: about["config"].pop(v) for k, v in old.items()}
+    trainer = rebuild.trainer_of(OUT, about)
+    assert trainer.phases[0].epochs == 3
+    assert cfg.of.upgrade(about["config"])["duration"] == 50.0

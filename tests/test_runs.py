@@ -76,7 +76,7 @@ def test_a_run_is_never_overwritten(tmp_path):
 
 HOLDER = """
 import pathlib, sys
-from jsnn import lock, runs
+from jsnn.train import lock, runs
 run = runs.Run(pathlib.Path(sys.argv[1]), experiment="test", config={"seed": 0}, resume=True)
 run.log({"split": "train", "step": 1})
 print("ready", flush=True)

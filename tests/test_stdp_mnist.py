@@ -35,7 +35,7 @@ def rows(out: pathlib.Path) -> list[dict]:
 
 def test_everything_is_left_behind_and_layers_are_taken_over(tmp_path):
     out = tmp_path / "first"
-    cfg = Config(out=out, model="chain", doubling=20, **FLAGS)
+    cfg = Config(out=out, recipe="chain", doubling=20, **FLAGS)
     summary = stdp_mnist.main(cfg)
     assert json.loads((out / "summary.json").read_text()) == summary
     wanted = "experiment dataset seed test_accuracy device version commit macro_f1 roc_auc silent wall_seconds samples_per_second"
@@ -96,7 +96,7 @@ def assert_loaded_predicts(out: pathlib.Path, summary: dict) -> None:
 
 
 def test_a_support_vector_machine_reads_what_no_decision_layer_does(tmp_path):
-    cfg = Config(out=tmp_path, model="read", doubling=10, **(FLAGS | {"ratio": 0.4}))
+    cfg = Config(out=tmp_path, recipe="read", doubling=10, **(FLAGS | {"ratio": 0.4}))
     summary = stdp_mnist.main(cfg)
     assert summary["test_accuracy"] > 0.4  # a tenth by chance
     assert_loaded_predicts(tmp_path, summary)
@@ -123,7 +123,7 @@ def test_a_blank_image_is_silent_everywhere():
         ({"epochs": (2, 4)}, ["--epochs", "3 numbers", "mozafari2018", "2 4"]),
         ({"epochs": (2, 4, 0)}, ["--epochs", "at least 1"]),
         ({"epochs": ()}, ["--epochs", "none"]),
-        ({"model": "mozafari"}, ["--model", "mozafari2018", "'mozafari'"]),
+        ({"recipe": "mozafari"}, ["--recipe", "mozafari2018", "'mozafari'"]),
         ({"ratio": 0.0}, ["--ratio", "(0, 1]", "0.0"]),
         ({"ratio": float("nan")}, ["--ratio", "nan"]),
         ({"window": 0}, ["--window", "at least 1"]),

@@ -159,7 +159,7 @@ def test_summary_against_scipy():
 
 @pytest.mark.parametrize("num_axes", [0, 1, 2, 3])
 def test_figures(num_axes):
-    axes = [search.parse(f"{n}=0.1,1,10") for n in "abc"[:num_axes]]
+    axes = [search.Axis(n, (0.1, 1, 10)) for n in "abc"[:num_axes]]
     rows = [
         {**m.values, "seed": m.seed, "x": float(i), "failed": i == 0}
         for i, m in enumerate(search.grid(axes, range(2)))

@@ -88,7 +88,7 @@ def test_every_swept_flag_may_be_traced(name, flags):
 @pytest.mark.parametrize("model", ["chain", "wide", "joint"])
 def test_every_rate_and_threshold_of_stdp_may_be_traced(tiny_networks, model):
     """And no product of potentials is left to what a GPU takes for float32, three digits."""
-    flags = {"data": "digits", "ratio": 0.05, "model": model, "num_validation": 30}
+    flags = {"data": "digits", "ratio": 0.05, "recipe": model, "num_validation": 30}
     blocks = len(stdp.NETWORKS[model].blocks)
     beyond = [f"threshold_{n}" for n in range(blocks + 1, 5)]
     swept = set(stdp_mnist.SWEPT).difference(beyond)
@@ -102,6 +102,12 @@ def test_every_rate_and_threshold_of_stdp_may_be_traced(tiny_networks, model):
     assert text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products
 
 
+def texts(*flags, **more):
+    """As `--set` and `--vary` have them: "epochs 2 4" and epochs="2 4" alike."""
+    named = (f"{name} {value}" for name, value in more.items())
+    return tuple(tuple(flag.split()) for flag in (*flags, *named))
+
+
 def table(out, experiment, **changes):
     """The rows of a small sweep."""
     script.main(script.Config(out, experiment=experiment, progress=False, **changes))
@@ -112,9 +118,9 @@ def test_members_of_an_stdp_sweep_are_their_single_runs(
     tmp_path, tiny_networks, few_digits
 ):
     """Driven layer by layer, window by window, through a run folder, from the same flags and seed."""
-    flags = {"data": "digits", "model": "chain", "window": 40, "doubling": 20}
-    fixed = ("epochs=1,2", *(f"{k}={v}" for k, v in flags.items()))
-    rates = ("ltp=0.002,0.01", "threshold_1=5", "reward_ltp=0.003", "punish_ltd=0.001")
+    flags = {"data": "digits", "recipe": "chain", "window": 40, "doubling": 20}
+    fixed = texts("epochs 1 2", **flags)
+    rates = texts("ltp 0.002 0.01", "threshold-1 5", reward_ltp=0.003, punish_ltd=0.001)
     # Two abreast, and two turns.
     changes = {"set": fixed, "vary": rates, "seeds": 2, "at_once": 2}
     rows = table(tmp_path / "sweep", "stdp_mnist", **changes)
@@ -138,12 +144,12 @@ def test_a_sweep_of_stdp_may_be_judged_by_images_held_out(
     tmp_path, tiny_networks, few_digits
 ):
     """They are those of the single run with seed 0, whose last row of validation says the same."""
-    flags = {"data": "digits", "model": "joint", "num_validation": 100}
+    flags = {"data": "digits", "recipe": "joint", "num_validation": 100}
     rows = table(
         tmp_path / "sweep",
         "stdp_mnist",
-        set=("epochs=1,1", *(f"{k}={v}" for k, v in flags.items())),
-        vary=("threshold_1=5,7",),
+        set=texts("epochs 1 1", **flags),
+        vary=texts("threshold-1 5 7"),
     )
     own = {"epochs": (1, 1), "threshold_1": 7.0, "progress": False}
     stdp_mnist.main(stdp_mnist.Config(out=tmp_path / "alone", **flags, **own))
@@ -169,22 +175,21 @@ FIGURES = "final_accuracy average_incremental_accuracy forgetting backward_trans
         # Batch norm's policy makes two programs of a run, one for the first task.
         (
             {"method": "der", "recipe": "reference", "tasks": "3x2", "buffer": 40},
-            "match.alpha=0.1,0.5",
+            "match.alpha 0.1 0.5",
         ),
-        ({"method": "slda", "tasks": "2x3"}, "predict.shrinkage=0.01,0.5"),  # freezes
-        ({"method": "joint", "tasks": "2x3"}, "lr=0.001,0.01"),  # one task of all
+        ({"method": "slda", "tasks": "2x3"}, "predict.shrinkage 0.01 0.5"),  # freezes
+        ({"method": "joint", "tasks": "2x3"}, "lr 0.001 0.01"),  # one task of all
     ],
 )
 def test_members_of_a_class_incremental_sweep_are_their_single_runs(
     tmp_path, few_digits, flags, vary
 ):
     """Led through a run folder, task by task, from the same flags and seed."""
-    fixed = (f"{k}={v}" for k, v in (CIL | flags).items())
     rows = table(
         tmp_path / "sweep",
         "cil_cifar10",
-        set=("hidden=32", *fixed),
-        vary=(vary,) if vary.startswith("lr=") else ("lr=0.01", vary),
+        set=texts("hidden 32", **CIL, **flags),
+        vary=texts(vary) if vary.startswith("lr ") else texts("lr 0.01", vary),
         seeds=2,
         at_once=2,
     )
@@ -192,8 +197,8 @@ def test_members_of_a_class_incremental_sweep_are_their_single_runs(
     assert len({row["average_incremental_accuracy"] for row in rows}) > 2
     row = rows[3]
     own = {"hidden": (32,), "learning_rate": 0.01, "seed": 1, "progress": False}
-    if not vary.startswith("lr="):
-        own["settings"] = (f"{vary.partition('=')[0]}=0.5",)
+    if not vary.startswith("lr "):
+        own["settings"] = (f"{vary.partition(' ')[0]}=0.5",)
     alone = cil_cifar10.main(
         cil_cifar10.Config(out=tmp_path / "alone", **CIL, **flags, **own)
     )
@@ -211,8 +216,8 @@ def test_a_class_incremental_sweep_has_the_validation_accuracy_of_single_runs(
     rows = table(
         tmp_path / "sweep",
         "cil_cifar10",
-        set=("hidden=16", *(f"{k}={v}" for k, v in fixed.items())),
-        vary=("lr=0.0001,0.01",),
+        set=texts("hidden 16", **fixed),
+        vary=texts("lr 0.0001 0.01"),
     )
     own = {"hidden": (16,), "learning_rate": 0.01, "progress": False}
     alone = cil_cifar10.main(cil_cifar10.Config(tmp_path / "alone", **fixed, **own))
@@ -239,8 +244,9 @@ def config(out: pathlib.Path, **changes) -> script.Config:
     """Two step sizes, two lengths of a trial and two seeds of the one-layer EventProp reference on digits, one epoch."""
     flags = {
         "experiment": "eventprop_mnist",
-        "set": ("data=digits", "recipe=reference", "epochs=1"),
-        "vary": ("T=15,20", "lr=log:0.1:1:2"),
+        "set": texts("data digits", "recipe reference", "epochs 1"),
+        "vary": texts("T 15 20"),
+        "log_range": (("lr", 0.1, 1.0, 2),),
         "seeds": 2,
         "chunk": 3,
         "progress": False,
@@ -259,16 +265,19 @@ def test_a_killed_sweep_resumes_to_the_same_table(tmp_path):
     assert summary["runs"] == 8
     assert summary["failed"] == 0
     rows = lines(out / "table.jsonl")
-    settings = [(row["T"], round(row["lr"], 6), row["seed"]) for row in rows]
+    settings = [
+        (row["duration"], round(row["learning_rate"], 6), row["seed"]) for row in rows
+    ]
     assert settings == list(itertools.product((15, 20), (0.1, 1.0), (0, 1)))
     assert len({row["test_loss"] for row in rows}) == 8
     assert (out / "sweep.png").stat().st_size > 0
     means = list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
     best = max(means, key=lambda row: float(row["test_accuracy"]))
-    assert (summary["best_by_test_T"], summary["best_by_test_lr"]) == (
-        float(best["T"]),
-        pytest.approx(float(best["lr"])),
-    )
+    found = [summary[f"best_by_test_{n}"] for n in ("duration", "learning_rate")]
+    assert found == [
+        float(best["duration"]),
+        pytest.approx(float(best["learning_rate"])),
+    ]
 
     table, chunks = (out / "table.csv").read_text(), lines(out / "metrics.jsonl")
     assert [(c["group"], c["first"]) for c in chunks] == [
@@ -286,33 +295,55 @@ def test_a_killed_sweep_resumes_to_the_same_table(tmp_path):
 
 CIL_ER = {
     "experiment": "cil_cifar10",
-    "set": ("data=digits", "method=er"),
-    "vary": ("match.alpha=0.1",),
+    "set": texts("data digits", "method er"),
+    "vary": texts("match.alpha 0.1"),
+    "log_range": (),
 }
-CSNN = {"experiment": "csnn_mnist", "vary": ("beta=0.5",)}
-STDP = {"experiment": "stdp_mnist", "set": ("data=digits",), "vary": ("ltp=0.01",)}
+LR = {"log_range": ()}
+CSNN = {"experiment": "csnn_mnist", "vary": texts("beta 0.5"), "log_range": ()}
+STDP = {
+    "experiment": "stdp_mnist",
+    "set": texts("data digits"),
+    "vary": texts("ltp 0.01"),
+    "log_range": (),
+}
 
 
-@pytest.mark.parametrize("text", ["false", "no", "OFF", "0", "False"])
-@pytest.mark.parametrize("name", ["csnn_mnist.augment", "stdp_mnist.augment"])
-def test_values_have_the_type_of_their_flag(text, name):
-    experiment, _, flag = name.partition(".")
+@pytest.mark.parametrize("experiment", ["csnn_mnist", "stdp_mnist"])
+def test_values_have_the_type_of_their_flag(experiment):
+    """What the experiment's own command line makes of them; what it switches on and off is True or False."""
     module = importlib.import_module(f"experiments.{experiment}")
-    texts = [f"{flag}={text}", "epochs=2,4,4" if experiment == "stdp_mnist" else "lr=1"]
-    found = script._settings(texts, script._several(module.Config))
-    known = script.flags(module)
-    cfg = script._checked(module, script._named(found, known), UNUSED)
-    assert getattr(cfg, flag) is False
-    on = script._checked(module, {flag: "yes"}, UNUSED)
-    assert getattr(on, flag) is True
+    own = "epochs 2 4 4" if experiment == "stdp_mnist" else "lr 1"
+    for text, value in (("False", False), ("True", True)):
+        given = script.named(module, texts(f"augment {text}", own), "--set")
+        cfg = script.parse(module, given)
+        assert cfg.augment is value
+        expected = (2, 4, 4) if experiment == "stdp_mnist" else 1.0
+        assert getattr(cfg, [*given][1]) == expected
+    with pytest.raises(
+        ValueError, match=r"invalid choice 'perhaps'.*'--augment'.*'True'"
+    ):
+        script.parse(module, {"augment": ("perhaps",)})
 
 
 def test_whole_numbers_from_a_range_are_whole():
-    values = script.search.parse("timesteps=lin:2:8:4").values
-    found = [script._typed(csnn_mnist.Config, {"timesteps": v}) for v in values]
-    assert [(x["timesteps"], type(x["timesteps"])) for x in found] == [
-        (n, int) for n in (2, 4, 6, 8)
-    ]
+    values = script.search.linear("timesteps", 2.0, 8.0, 4).values
+    found = [script.parse(csnn_mnist, {"timesteps": (v,)}).timesteps for v in values]
+    assert [(x, type(x)) for x in found] == [(n, int) for n in (2, 4, 6, 8)]
+
+
+def test_the_command_line_is_the_documented_one():
+    """Each line of the docstring, whose members its experiment accepts."""
+    commands = [x.split()[3:] for x in script.__doc__.splitlines() if " -m " in x]  # pyright: ignore
+    assert len(commands) == 4
+    sizes = []
+    for args in commands:
+        cfg = script.cli.parse(script.Config, args)
+        module = importlib.import_module(f"experiments.{cfg.experiment}")
+        groups = script.groups(cfg, module)
+        assert len(groups) == 1  # all that is varied there may be traced
+        sizes.append(len(groups[0][2]))
+    assert sizes == [8 * 4, 20, 2 * 3, 2 * 2]
 
 
 def program_of(metrics):
@@ -332,8 +363,8 @@ def test_runs_of_different_metrics_share_a_table(tmp_path, monkeypatch, first):
     }
     monkeypatch.setattr(csnn_mnist, "program", lambda cfg: program_of(of[cfg.recipe]))
     second = "fast" if first == "reference" else "reference"
-    changes = {"experiment": "csnn_mnist", "set": ("data=digits",), "chunk": None}
-    changes |= {"vary": (f"recipe={first},{second}",), "seeds": 1}
+    changes = CSNN | {"set": texts("data digits"), "chunk": None, "seeds": 1}
+    changes["vary"] = texts(f"recipe {first} {second}")
     summary = script.main(config(tmp_path, **changes))
     rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert {r["recipe"]: r["forgetting"] for r in rows} == {
@@ -353,8 +384,8 @@ def test_the_best_is_chosen_by_images_held_out(tmp_path, monkeypatch):
         "reference": {"test_accuracy": 0.25, "validation_accuracy": 0.75},
     }
     monkeypatch.setattr(csnn_mnist, "program", lambda cfg: program_of(of[cfg.recipe]))
-    changes = {"experiment": "csnn_mnist", "set": ("data=digits",), "chunk": None}
-    changes |= {"vary": ("recipe=fast,reference",), "seeds": 1}
+    changes = CSNN | {"set": texts("data digits"), "chunk": None, "seeds": 1}
+    changes["vary"] = texts("recipe fast reference")
     summary = script.main(config(tmp_path / "a", **changes))
     assert summary["best_recipe"] == "reference"
     assert summary["best_validation_accuracy"] == 0.75
@@ -366,28 +397,37 @@ def test_the_best_is_chosen_by_images_held_out(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"vary": ("speed=1,2",)}, "names 'speed', which is no flag.*Its flags are"),
-        ({"vary": ("lr=log:0:1:3",)}, "a logarithmic range must be positive"),
-        ({"vary": ("lr=-1,1",)}, "`--lr` must be positive and finite, got -1"),
-        ({"vary": ("seed=1,2",)}, "names 'seed', which is no flag"),
-        ({"vary": ("epochs=1,2",)}, "'epochs' is both"),
-        ({"set": ("epochs=1", "epochs=2")}, "`--set` names 'epochs' twice"),
-        ({"vary": ("T=15", "T=20")}, "names T more than once"),
-        ({"set": ("epochs=1.5",)}, "`epochs` must be a whole number, got 1.5"),
-        ({"set": ("epochs=many",)}, "`epochs` must be a number, got 'many'"),
-        ({"set": ("lr=true",)}, "`lr` must be a number, got 'true'"),
         (
-            CSNN | {"set": ("lr=1e-3", "learning_rate=1e-2")},
-            "'learning_rate' is named twice, once as 'learning_rate'",
+            {"vary": texts("speed 1 2")},
+            "names 'speed', which is no flag.*Its flags are",
         ),
-        (CSNN | {"set": ("remat=perhaps",)}, "`remat` must be true or false"),
-        (CIL_ER | {"set": ("method=der", "settings=match.alpha=1")}, "named twice"),
-        (STDP | {"set": ("patience=3",)}, "names 'patience', which is no flag"),
+        ({"log_range": (("lr", 0.0, 1.0, 3),)}, "a logarithmic range must be positive"),
+        ({"log_range": (("lr", 0.1, 1.0),)}, "a grid needs the number of values"),
+        (LR | {"vary": texts("lr -1 1")}, "`--learning-rate` must be positive.*got -1"),
+        ({"vary": texts("seed 1 2")}, "names 'seed', which is no flag"),
+        ({"vary": texts("epochs 1 2")}, "'epochs' is both"),
+        ({"set": texts("epochs 1", "epochs 2")}, "`--set` names 'epochs' twice"),
+        ({"vary": texts("T 15", "T 20")}, "names 'duration' twice, once as 'T'"),
+        ({"vary": texts("lr 1 2")}, "names 'learning_rate' twice, once as 'lr'"),
+        ({"set": texts("epochs 1.5")}, "--epochs: invalid literal for int.* '1.5'"),
+        ({"set": texts("epochs many")}, "--epochs: invalid literal for int.* 'many'"),
+        ({"set": texts("epochs")}, "`--set epochs` names no value"),
+        (LR | {"set": texts("lr true"), "vary": ()}, "--learning-rate: .* 'true'"),
+        (
+            CSNN | {"set": texts("lr 1e-3", "learning-rate 1e-2")},
+            "names 'learning_rate' twice, once as 'learning-rate'",
+        ),
+        (CSNN | {"set": texts("remat perhaps")}, "invalid choice 'perhaps'.*'--remat'"),
+        (
+            CIL_ER | {"set": texts("method der", "settings match.alpha=1")},
+            "'match.alpha' is named twice",
+        ),
+        (STDP | {"set": texts("patience 3")}, "names 'patience', which is no flag"),
         (
             {
                 "experiment": "eventprop_yinyang",
                 "set": (),
-                "vary": ("lr=0.1",),
+                "vary": (),
                 "data_dir": UNUSED,
             },
             "`--data-dir unused` would do nothing",
@@ -395,26 +435,33 @@ def test_the_best_is_chosen_by_images_held_out(tmp_path, monkeypatch):
         ({"data_dir": UNUSED}, "`--data-dir unused` would do nothing"),
         ({"seeds": 0}, "`--seeds` must be at least 1"),
         ({"chunk": 0}, "`--chunk` must be at least 1"),
-        ({"set": ("data=1,2",)}, "`--set` takes one value each"),
-        ({"set": ("recipe=none",)}, "`recipe` must be one of reference,.* got 'none'"),
-        ({"vary": ("lr=high",)}, "`lr` must be a number, got 'high'"),
-        (CIL_ER, "`--settings match.alpha=0.1` must be TERM.WEIGHT=VALUE"),
-        (CIL_ER | {"vary": ("match.beta=0.1",)}, "names 'match.beta', which is no fl"),
-        (CIL_ER | {"vary": ("network=deep",)}, "`network` must be one of cnn, small"),
         (
-            CIL_ER | {"vary": ("evaluate_unseen=True",)},
+            {"vary": (), "log_range": (), "samples": 3},
+            "`--samples 3` would do nothing: it needs --vary",
+        ),
+        ({"set": texts("data digits mnist")}, "Unrecognized options: mnist"),
+        ({"set": texts("recipe none")}, "invalid choice 'none'.*'--recipe'.*'ref"),
+        (LR | {"vary": texts("lr high")}, "--learning-rate: .* 'high'"),
+        (CIL_ER, "`--settings match.alpha=0.1` must be TERM.WEIGHT=VALUE"),
+        (CIL_ER | {"vary": texts("match.beta 0.1")}, "names 'match.beta', which is no"),
+        (
+            CIL_ER | {"vary": texts("network deep")},
+            "invalid choice 'deep'.*'--network'",
+        ),
+        (
+            CIL_ER | {"vary": texts("evaluate_unseen True")},
             "`--evaluate-unseen` and .* not for sweeps",
         ),
         (
-            STDP | {"vary": ("ltp=0.1,0.2",)},
+            STDP | {"vary": texts("ltp 0.1 0.2")},
             r"`--ltp` must lie in \(0, 0.15\], got 0.2",
         ),
-        (STDP | {"vary": ("threshold_3=5",)}, "`--threshold-3` must be left out"),
-        (STDP | {"vary": ("epochs=1,1,1",)}, "`epochs` takes several values"),
-        (STDP | {"set": ("epochs=1,1",)}, "`--epochs` must be 3 numbers.*got 1 1"),
+        (STDP | {"vary": texts("threshold-3 5")}, "`--threshold-3` must be left out"),
+        (STDP | {"vary": texts("epochs 1 1 1")}, "`--epochs` must be 3 numbers.*got 1"),
+        (STDP | {"set": texts("epochs 1 1")}, "`--epochs` must be 3 numbers.*got 1 1"),
         (
-            STDP | {"set": ("model=kheradpisheh2018",)},
-            "`--model kheradp.* cannot be sw",
+            STDP | {"set": texts("model kheradpisheh2018")},
+            "`--recipe kheradp.* cannot be sw",
         ),
     ],
 )

@@ -7,19 +7,17 @@ settings are the first that were tried.
 import pathlib
 from typing import Any
 
-import jax
 import optax
 from flax import nnx
 
 import jsnn
-from experiments.demo.settings import Config
+from experiments.demo.settings import Config, learn
 from jsnn import continual, data
 from jsnn.continual import methods
 from jsnn.continual.report import Result, summary
 from jsnn.models.cil_cnn import reference_neuron
 from jsnn.plot import continual as continual_figures
 from jsnn.plot import report
-from jsnn.train import runs
 
 NUM_EPOCHS = 5  # of each task
 TIMESTEPS = 4
@@ -122,14 +120,8 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
             encode=jsnn.constant(TIMESTEPS),
         )
         own = folder / method.replace("+", "p")
-        run = runs.Run(own, experiment="demo", config=config | {"method": method})
-        fitted = jsnn.fit(
-            trainer,
-            dataset,
-            jax.random.key(cfg.seed),
-            run=run,
-            schedule=jsnn.Schedule(log_every=50),
-            progress=cfg.progress,
+        run, fitted = learn(
+            cfg, own, trainer, dataset, config | {"method": method}, jsnn.Schedule(50)
         )
         results[method] = continual.result(stream, fitted.rows, fitted.found)
         figures = summary(stream, fitted.rows, fitted.found)

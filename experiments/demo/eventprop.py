@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jsnn
 from experiments import eventprop_points as points
 from experiments import eventprop_yinyang as yinyang_script
-from experiments.demo.settings import Config
+from experiments.demo.settings import Config, finish, learn
 from jsnn.data import yinyang
 from jsnn.plot import eventprop as eventprop_figures
 from jsnn.plot import figures, report
-from jsnn.train import rebuild, runs
+from jsnn.train import rebuild
 
 NUM_EPOCHS = 12
 
@@ -35,49 +34,43 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
         out=folder, seed=cfg.seed, epochs=cfg.epochs(NUM_EPOCHS), lr_decay=0.8
     )
     dataset = yinyang_script.load(settings)
-    shown = ("hidden", "epochs", "batch_size", "lr", "lr_decay", "T", "dt", "t_max")
+    shown = [
+        "hidden",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "lr_decay",
+        "duration",
+        "dt",
+        "t_max",
+    ]
     config = {"seed": cfg.seed} | {name: getattr(settings, name) for name in shown}
-    run = runs.Run(folder, experiment="demo", config=config)
-    fitted = jsnn.fit(
-        yinyang_script.trainer_for(settings, rebuild.shapes_of(dataset)),
-        dataset,
-        jax.random.key(cfg.seed),
-        run=run,
-        progress=cfg.progress,
-    )
+    trainer = yinyang_script.trainer_for(settings, rebuild.shapes_of(dataset))
+    run, fitted = learn(cfg, folder, trainer, dataset, config)
     coordinates, labels = dataset.test
     prediction = np.asarray(fitted.found.label)
-    accuracy = float((prediction == labels).mean())
-    run.finish({"test_accuracy": accuracy, "wall_seconds": fitted.seconds})
+    first = finish(run, fitted, prediction, labels)
     params = fitted.model.params
     found = points.first_spikes(settings, params, jnp.asarray(coordinates[:200]))
     rows = run.rows()
     return report.Section(
         "EventProp",
         TEXT,
-        [_table(params, found, prediction, labels, rows[-1]["train_seconds"])],
+        [_table(first, params, found, rows[-1]["train_seconds"])],
         _pictures(settings, params, dataset.test, prediction, found, rows),
         config,
     )
 
 
 def _table(
-    params: Any,
-    found: dict[str, np.ndarray],
-    prediction: np.ndarray,
-    labels: np.ndarray,
-    seconds: float,
+    first: tuple[str, str], params: Any, found: dict[str, np.ndarray], seconds: float
 ) -> report.Table:
-    right = int((prediction == labels).sum())
     hidden = np.isfinite(found["hidden"]).sum(1).mean()
     decided = np.median(found["output"].min(1))
     return report.Table(
         ("result", "value"),
         [
-            (
-                "test accuracy, last epoch",
-                f"{100 * right / len(labels):.2f} % ({right} of {len(labels):,})",
-            ),
+            first,
             ("parameters", f"{sum(p.size for p in jax.tree.leaves(params)):,}"),
             ("hidden neurons that spike, of 200", f"{hidden:.0f}"),
             ("decision after (median)", f"{decided:.1f} ms"),
@@ -113,7 +106,7 @@ def _pictures(
         ),
         report.Picture(
             eventprop_figures.first_spikes(
-                found, labels[: len(found["output"])], t_end=settings.T
+                found, labels[: len(found["output"])], t_end=settings.duration
             ),
             "When neurons spike first. Training makes the label's own output neuron the earliest.",
         ),

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jsnn
-from experiments.demo.settings import Config
+from experiments.demo.settings import Config, finish, learn
 from jsnn import data, metrics, stdp
 from jsnn.plot import figures, report
 from jsnn.plot import stdp as stdp_figures
 from jsnn.stdp import filters, forward, networks
-from jsnn.train import runs
 
 NUM_EPOCHS = 20  # of R-STDP
 SIDE = 16  # pixels to which the digits of 8 x 8 are enlarged
@@ -110,17 +109,13 @@ def pictures(
 
 
 def result_table(
-    fitted: jsnn.Fitted, label: np.ndarray, labels: np.ndarray, net: stdp.Network
+    first: tuple[str, str], fitted: jsnn.Fitted, label: np.ndarray, net: stdp.Network
 ) -> report.Table:
     """What the run reached and what it cost."""
-    right = int((label == labels).sum())
     return report.Table(
         ("result", "value"),
         [
-            (
-                "test accuracy, last epoch",
-                f"{100 * right / len(labels):.2f} % ({right} of {len(labels)})",
-            ),
+            first,
             ("silent test images", str(int((label < 0).sum()))),
             ("weights", f"{networks.num_weights(net):,}"),
             ("training time", f"{fitted.rows[-1]['train_seconds']:.1f} s"),
@@ -144,22 +139,15 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
         "window": WINDOW,
         "doubling": DOUBLING,
     }
-    run = runs.Run(folder, experiment="demo", config=config)
-    fitted = jsnn.fit(
-        stdp.trainer(net, window=WINDOW, doubling=DOUBLING),
-        dataclasses.replace(dataset, train=train, test=test),
-        jax.random.key(cfg.seed),
-        run=run,
-        schedule=jsnn.Schedule(log_every=1),
-        progress=cfg.progress,
-    )
+    trainer = stdp.trainer(net, window=WINDOW, doubling=DOUBLING)
+    dataset = dataclasses.replace(dataset, train=train, test=test)
+    run, fitted = learn(cfg, folder, trainer, dataset, config, jsnn.Schedule(1))
     label = fitted.predict(test.images).label
-    accuracy = float((label == test.labels).mean())
-    run.finish({"test_accuracy": accuracy, "wall_seconds": fitted.seconds})
+    first = finish(run, fitted, label, test.labels)
     return report.Section(
         "STDP and reward",
         TEXT,
-        [result_table(fitted, label, test.labels, net)],
+        [result_table(first, fitted, label, net)],
         pictures(fitted, net, cfg.seed, test, label, dataset.class_names),
         config,
     )

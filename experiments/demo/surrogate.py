@@ -14,11 +14,10 @@ import optax
 from flax import nnx
 
 import jsnn
-from experiments.demo.settings import Config
+from experiments.demo.settings import Config, finish, learn
 from jsnn import activity, data, layers, losses, metrics, neurons, surrogate
 from jsnn.plot import figures, report
 from jsnn.plot import spikes as spike_figures
-from jsnn.train import runs, supervised
 
 NUM_EPOCHS = 20
 NUM_STEPS = 8  # T, for which each image is shown
@@ -81,26 +80,22 @@ def look_inside(
 
 
 def result_table(
-    evaluation: supervised.Evaluation,
-    labels: np.ndarray,
+    first: tuple[str, str],
     inside: Inside,
     num_parameters: int,
     seconds: tuple[float, float],
 ) -> report.Table:
     """What the run reached and what it cost."""
-    right = int((np.asarray(evaluation.label) == labels).sum())
     joules = activity.energy(inside.operations)
     spiking = 1e6 * float(jnp.mean(joules.spiking))
     conventional = 1e6 * float(joules.conventional)
-    spikes = sum(float(jnp.sum(a.output)) for a in inside.activities) / len(labels)
+    spikes = sum(float(jnp.sum(a.output)) for a in inside.activities)
+    spikes /= inside.operations[0].accumulates.size
     training_seconds, all_seconds = seconds
     return report.Table(
         ("result", "value"),
         [
-            (
-                "test accuracy, last epoch",
-                f"{100 * right / len(labels):.2f} % ({right} of {len(labels)})",
-            ),
+            first,
             ("parameters", f"{num_parameters:,}"),
             ("spikes per image", f"{spikes:,.0f}"),
             ("energy of the arithmetic per image", f"{spiking:.2f} µJ"),
@@ -185,17 +180,14 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
         "batch_size": BATCH_SIZE,
         "learning_rate": LEARNING_RATE,
     }
-    run = runs.Run(folder, experiment="demo", config=config)
-    key = jax.random.key(cfg.seed)
-    fitted = jsnn.fit(trainer, dataset, key, run=run, progress=cfg.progress)
+    run, fitted = learn(cfg, folder, trainer, dataset, config)
     model, graphdef = fitted.model, network.graphdef
     names = activity.neuron_names(graphdef, model)
     weights = activity.weight_names(graphdef, model)
     inside = look_inside(graphdef, model, dataset.test.images, NUM_STEPS)
     activity.check(inside.activities, names)
     predictions = np.asarray(fitted.found.label)
-    accuracy = float((predictions == dataset.test.labels).mean())
-    run.finish({"test_accuracy": accuracy, "wall_seconds": fitted.seconds})
+    first = finish(run, fitted, predictions, dataset.test.labels)
     num_parameters = sum(p.size for p in jax.tree.leaves(model.params))
     rows = run.rows()
     seconds = rows[-1]["train_seconds"], fitted.seconds
@@ -203,9 +195,7 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
         "Surrogate gradients",
         TEXT,
         [
-            result_table(
-                fitted.found, dataset.test.labels, inside, num_parameters, seconds
-            ),
+            result_table(first, inside, num_parameters, seconds),
             report.layer_table(
                 dict(zip(names, inside.activities, strict=True)),
                 dict(zip(weights, inside.operations, strict=True)),

@@ -15,7 +15,7 @@ from jsnn.continual.method import Settings, default_settings
 from jsnn.continual.samples import Samples
 from jsnn.continual.stream import Stream
 from jsnn.train import trainer as trainers
-from jsnn.train.program import Program
+from jsnn.train.program import Program, all_finite
 from jsnn.train.trainer import Trainer
 
 # Every weight that a method has, as TERM.WEIGHT.
@@ -54,8 +54,7 @@ def program(
 
     def train(key, values, data):
         trained = trainers.train_fn(make(values))(key, data)
-        leaves = jax.tree.leaves(trained.state.own.model.params)
-        finite = jnp.all(jnp.stack([jnp.isfinite(x).all() for x in leaves]))
+        finite = all_finite(trained.state.own.model.params)
         test, validation = trained.found
         class_il, task_il = jax.vmap(lambda found: report.hits(stream, found))(test)
         found = {"class_il": class_il, "task_il": task_il, "finite": finite}

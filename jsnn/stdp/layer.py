@@ -30,7 +30,7 @@ class Conv:
     """F, number of feature maps."""
     kernel: int
     """Pixels a side."""
-    threshold: int | float
+    threshold: ArrayLike
     """A neuron fires at the first step whose potential exceeds this."""
     num_winners: int
     """k, neurons that learn from an image, at most."""

@@ -22,6 +22,7 @@ from jsnn.train import trainer as trainers
 from jsnn.train.clock import Clock
 from jsnn.train.fitted import Fitted
 from jsnn.train.log import Log
+from jsnn.train.program import all_finite
 from jsnn.train.schedule import Schedule
 from jsnn.train.trainer import Phase, Place, Trainer, TrainState
 
@@ -107,10 +108,7 @@ def _check_run(run: Any, schedule: Any) -> None:
         check.kind("schedule", schedule, Schedule, "a `jsnn.Schedule`", remedy)
 
 
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
+_all_finite = jax.jit(all_finite)
 
 
 class _Session:

@@ -4,11 +4,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 def numbers(found: dict[str, Any]) -> dict[str, Any]:
     """NumPy's scalars as Python's own."""
     return {name: value.item() for name, value in found.items()}
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no number of the tree is NaN or infinite."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
 
 
 class Program(NamedTuple):

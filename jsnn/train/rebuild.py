@@ -59,7 +59,7 @@ def trainer_of(path: pathlib.Path, known: dict[str, Any]) -> Trainer:
         )
     script = importlib.import_module(f"experiments.{name}")
     try:
-        config = _config(script.Config, known["config"])
+        config = _config(script.Config, script.Config.of.upgrade(known["config"]))
         shapes = known["shapes"] | {"inputs": tuple(known["shapes"]["inputs"])}
         return script.trainer_for(config, Shapes(**shapes))
     except (KeyError, TypeError, ValueError) as error:

@@ -20,7 +20,7 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -119,6 +119,7 @@ class Run:
       tensorboard: also write event files (needs the package tensorboardX).
       before: of flags that came later than the first version: what a run did that was older than the flag. A config.json
         without the flag is read so.
+      upgrade: the flags of an older run as they are called now.
 
     Raises:
       RunError: if the folder cannot be written, is in use by another process, already holds a run and `resume` is off, or
@@ -134,9 +135,11 @@ class Run:
         resume: bool = False,
         tensorboard: bool = False,
         before: Mapping[str, Any] | None = None,
+        upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     ):
         out = check.path("out", out)
         self._before, self._lock = plain(dict(before or {})), None
+        self._upgrade = upgrade
         self.out, self.experiment, self.config = out, experiment, plain(config)
         self.resume, self.checkpoints = resume, out / "checkpoints"
         self._metrics, self._config = out / "metrics.jsonl", out / "config.json"
@@ -205,7 +208,8 @@ class Run:
             )
         try:
             record = json.loads(self._config.read_text())
-            then = {"experiment": record["experiment"], **record["config"]}
+            then = {"experiment": record["experiment"]}
+            then |= self._upgrade(record["config"])
             then = {k: v for k, v in self._before.items() if k in self.config} | then
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(

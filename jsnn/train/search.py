@@ -1,11 +1,4 @@
-"""What a sweep tries: axes of values, every combination of them or a random sample, over seeds.
-
-lr=log:1e-4:1e-1:8        8 values from 1e-4 to 1e-1, evenly spaced in the logarithm
-beta=lin:0.5:0.95:4       4 values, evenly spaced
-beta=0.5,0.9,0.95         these values
-surrogate=arctan,sigmoid  likewise
-lr=log:1e-4:1e-1          a range to draw from; so is beta=lin:0.5:0.95
-"""
+"""What a sweep tries: axes of values, every combination of them or a random sample, over seeds."""
 
 import itertools
 import math
@@ -15,8 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jsnn import check
-
-_SCALES = ("lin", "log")
 
 
 class Axis(NamedTuple):
@@ -36,65 +27,41 @@ class Member(NamedTuple):
     seed: int
 
 
-def parse(text: str) -> Axis:
-    """The axis that `name=...` describes, in one of the forms above.
+def linear(name: str, low: float, high: float, count: int | None = None) -> Axis:
+    """Numbers evenly spaced from `low` to `high`, or a range to draw from if `count` is left out.
+
+    >>> search.linear("beta", 0.5, 0.9, 3).values
+    (0.5, 0.7, 0.9)
 
     Raises:
-      ValueError: if the text has another form, a logarithmic range is not positive, or a range is empty.
+      ValueError: if the range is empty, or `count` is less than 2.
     """
-    name, equals, rest = text.partition("=")
-    if not (name and equals and rest):
-        raise ValueError(
-            f"`--vary` must have the form name=values, such as lr=log:1e-4:1e-1:8 or beta=0.5,0.9, got {text!r}."
-        )
-    name = name.replace("-", "_")
-    head, *numbers = rest.split(":")
-    if not numbers:
-        return Axis(name, tuple(_value(x) for x in rest.split(",")))
-    return _range(name, text, head, numbers)
+    return _range("linear", name, low, high, count)
 
 
-def _range(name: str, text: str, scale: str, numbers: list[str]) -> Axis:
-    try:
-        low, high = map(float, numbers[:2])
-        count = int(numbers[2]) if len(numbers) == 3 else None
-    except ValueError:
-        low = high = math.nan
-        count = None
-    if scale not in _SCALES or not 2 <= len(numbers) <= 3 or not math.isfinite(low):
-        raise ValueError(
-            f"`--vary`: a range has the form lin:low:high:count or log:low:high:count, got {text!r}."
-        )
-    if not low < high < math.inf:
-        raise ValueError(
-            f"`--vary {text}`: the range must go from a lower to a higher number, got {low:g} to {high:g}."
-        )
+def logarithmic(name: str, low: float, high: float, count: int | None = None) -> Axis:
+    """Numbers evenly spaced in the logarithm, as `linear` has them.
+
+    Raises:
+      ValueError: as for `linear`, and if the range is not positive.
+    """
+    return _range("log", name, low, high, count)
+
+
+def _range(scale: str, name: str, low: float, high: float, count: int | None) -> Axis:
+    given = f"`--{scale}-range {name} {low:g} {high:g}`"
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"{given}: it must go from a lower to a higher number.")
     if scale == "log" and low <= 0:
         raise ValueError(
-            f"`--vary {text}`: a logarithmic range must be positive, got {low:g} to {high:g}. Use lin, or raise its start."
+            f"{given}: a logarithmic range must be positive. Use --linear-range, or raise its start."
         )
     if count is None:
         return Axis(name, (), scale, low, high)
     if count < 2:
-        raise ValueError(
-            f"`--vary {text}`: a range needs at least 2 values, got {count}."
-        )
-    spaced = np.linspace if scale == "lin" else np.geomspace
+        raise ValueError(f"{given}: a range needs at least 2 values, got {count}.")
+    spaced = np.linspace if scale == "linear" else np.geomspace
     return Axis(name, tuple(map(float, spaced(low, high, count))))
-
-
-def _value(text: str) -> Any:
-    """A whole number, a number, a truth value or a word."""
-    if text in ("True", "False"):
-        return text == "True"
-    for kind in (int, float):
-        try:
-            value = kind(text)
-        except ValueError:
-            continue
-        check.number("--vary", value)
-        return value
-    return text
 
 
 def grid(axes: Sequence[Axis], seeds: Sequence[int]) -> list[Member]:
@@ -107,7 +74,7 @@ def grid(axes: Sequence[Axis], seeds: Sequence[int]) -> list[Member]:
     for axis in axes:
         if not axis.values:
             raise ValueError(
-                f"`--vary {axis.name}`: a grid needs the number of values, {axis.scale}:{axis.low:g}:{axis.high:g}:count. To draw from the range, ask for --samples."
+                f"`--{axis.scale}-range {axis.name} {axis.low:g} {axis.high:g}`: a grid needs the number of values behind it. To draw from the range, ask for --samples."
             )
     combinations = itertools.product(*(axis.values for axis in axes))
     names = [axis.name for axis in axes]
@@ -136,7 +103,7 @@ def sample(
     def draw(axis: Axis) -> Any:
         if axis.values:
             return axis.values[rng.integers(len(axis.values))]
-        if axis.scale == "lin":
+        if axis.scale == "linear":
             return float(rng.uniform(axis.low, axis.high))
         return float(np.exp(rng.uniform(math.log(axis.low), math.log(axis.high))))
 
@@ -147,6 +114,6 @@ def sample(
 def _check(axes: Sequence[Axis], seeds: Sequence[int]) -> None:
     names = [axis.name for axis in axes]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"`--vary` names {min(twice)} more than once.")
+        raise ValueError(f"`--vary` names {min(twice)!r} twice: keep one.")
     if not seeds:
         raise ValueError("`--seeds` must be at least 1, got 0.")

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jsnn import check
 from jsnn import mesh as meshes
 from jsnn.model import Model
-from jsnn.train.program import Program
+from jsnn.train.program import Program, all_finite
 from jsnn.train.task import Task, check_classes
 from jsnn.train.trainer import Phase, Trainer, Window, start, train_fn
 
@@ -282,12 +282,11 @@ def program(
 
     def train(key, values, data):
         trained = train_fn(make(values))(key, data)
-        leaves = jax.tree.leaves(trained.state.own.model.params)
         return {
             f"{split}_accuracy": trained.found.hit.mean(),
             f"{split}_loss": trained.found.loss.mean(),
             "train_loss": trained.metrics[-1]["loss"].mean(),
-            "finite": jnp.all(jnp.stack([jnp.isfinite(x).all() for x in leaves])),
+            "finite": all_finite(trained.state.own.model.params),
         }
 
     return Program(train, data, lambda key, values: start(make(values), key))

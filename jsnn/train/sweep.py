@@ -7,7 +7,6 @@ training fails (NaN) does not touch the others and is reported.
 Axes: M members.
 """
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -29,14 +28,6 @@ class Chunk(NamedTuple):
     first: int
     size: int
     metrics: list[dict[str, Any]]
-
-
-def with_values(config: Any, values: dict[str, Any]) -> Any:
-    """A copy of a frozen config whose fields are `values`, which may be traced and so are not checked here: see `check`."""
-    new = copy.copy(config)
-    for name, value in values.items():
-        object.__setattr__(new, name, value)
-    return new
 
 
 def split(member: Member, traced: Sequence[str]) -> tuple[dict[str, Any], Member]:
