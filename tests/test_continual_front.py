@@ -143,20 +143,3 @@ def test_a_method_of_ones_own():
     method = methods.get("der++")._replace(passes="together")
     fitted = train(arrays((12,)), dense, method=method, settings={"match": {"alpha": 0.5}})  # fmt: skip
     assert fitted.state.own.memory.buffer.valid.all()
-
-
-@pytest.mark.parametrize(
-    "method", ["er", "icarl", "bic", "ewc", "slda", "lwf", "gdumb"]
-)
-def test_a_stream_learns_the_same_with_x64(method):
-    """Draws, slots, statistics and weights keep their types, whatever the default is."""
-    data, ends = arrays((12,)), []
-    options = {"tasks": "2x2", "batch_size": 16, "buffer": 20, "method": method}
-    for wide in (False, True):
-        with jax.enable_x64(wide):
-            made = incremental(data, dense, optimizer=optax.adam(1e-2), **options)
-            train = jax.jit(jsnn.train_fn(made))
-            ends.append(train(jax.random.key(0), made.prepare(data)))
-    for a, b in zip(*(jax.tree.leaves(end.state.own) for end in ends), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # other fusions
