@@ -34,7 +34,7 @@ from jsnn.plot import continual as continual_figures
 from jsnn.train import fitted as models
 from jsnn.train import rebuild, runs, sweep
 from jsnn.train.trainer import Trainer
-from jsnn.unroll import steps_in_cache
+from jsnn.unroll import Constant, steps_in_cache
 
 RECIPES: dict[str, dict[str, Any]] = {
     "reference": {"network": "cnn", "width": 64, "timesteps": 10, "epochs_per_task": 2, "read_out": "rate", "batch_norm": "reference", "statistics": "step"},
@@ -165,6 +165,12 @@ def make_build(
     return build
 
 
+def encoder(cfg: Config) -> Callable[..., Constant]:
+    """Each image, normalised, as the same current at every step."""
+    mean, std = STATISTICS.get(cfg.data, (None, None))
+    return spiking.shown(cfg.timesteps, mean, std, jnp.dtype(cfg.precision))
+
+
 def make_learner(
     cfg: Config,
     image: np.ndarray,
@@ -172,10 +178,9 @@ def make_learner(
     mesh: Mesh | None = None,
 ) -> continual.Learner:
     """Network, method and optimiser, of this configuration or of a member of a sweep; `image` is one as stored."""
-    mean, std = STATISTICS.get(cfg.data, (None, None))
     make_network = functools.partial(
         spiking.make_network,
-        encode=spiking.shown(cfg.timesteps, mean, std, jnp.dtype(cfg.precision)),
+        encode=encoder(cfg),
         read_out=cfg.read_out,
         augment=augment.by_colour(cfg.augment_share) if cfg.augment else None,
         latent_layer=cfg.latent_layer,

@@ -21,6 +21,7 @@ from jsnn import mesh as meshes
 from jsnn.data import DataError
 from jsnn.train.checkpoint import CheckpointError
 from jsnn.train.runs import RunError
+from jsnn.train.saved import ModelError
 
 Config = TypeVar("Config")
 Precision = Literal["float32", "bfloat16"]
@@ -28,7 +29,14 @@ Precision = Literal["float32", "bfloat16"]
 LearningRate = Annotated[flags.Positive, tyro.conf.arg(aliases=("--lr",))]
 Duration = Annotated[flags.Positive, tyro.conf.arg(aliases=("--T",))]
 # What a user can put right. Anything else is a defect of ours and keeps its traceback.
-MISTAKES = (ValueError, FloatingPointError, CheckpointError, DataError, RunError)
+MISTAKES = (
+    ValueError,
+    FloatingPointError,
+    CheckpointError,
+    DataError,
+    ModelError,
+    RunError,
+)
 
 
 # A flag whose default is the recipe's: see `Checked.recipes`.

@@ -11,7 +11,7 @@ decay of the step size, and over more than one epoch random shifts, turns and si
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
@@ -135,11 +135,15 @@ def make_network(
     return network._replace(init=init)
 
 
+def encoder(cfg: Config) -> Callable[..., Constant]:
+    """Each image as the same current at every step."""
+    return lambda x, key: Constant(
+        unit_interval(x).astype(cfg.precision), cfg.timesteps
+    )
+
+
 def make_task(cfg: Config, network: Network) -> tasks.Task:
     """What the recipe makes of the network's output: of spikes their rates, of membranes their means."""
-
-    def shown(inputs, key):
-        return Constant(unit_interval(inputs).astype(cfg.precision), cfg.timesteps)
 
     def changed(key, images):
         images = unit_interval(images)
@@ -149,7 +153,7 @@ def make_task(cfg: Config, network: Network) -> tasks.Task:
 
     return tasks.classifier(
         network,
-        encode=shown,
+        encode=encoder(cfg),
         loss=losses.ce_rate if cfg.recipe == "reference" else losses.ce_mean_membrane,
         read_out=readout.mean_membrane,
         augment=changed if cfg.augment else None,

@@ -109,4 +109,6 @@ SWEEP = Rules(
     (Needs("samples", lambda c: bool(c.vary or c.log_range or c.linear_range), "--vary, --log-range or --linear-range"),),
     free=("chunk", "at_once"),
 )
+
+PREDICT = Rules("predict", (Needs("resize", lambda c: bool(c.images), "--images"),))
 # fmt: on

@@ -294,7 +294,8 @@ def main(cfg: Config) -> dict[str, Any]:
     )
     if not network.decision:
         readout.fit(fitted, network, chosen(cfg, dataset).train)
-    fitted.about = rebuild.about(cfg.of.script, cfg, shapes)
+    bare = dataclasses.replace(cfg, reuse=())  # folders that may go
+    fitted.about = rebuild.about(cfg.of.script, bare, shapes)
     fitted.save(cfg.out / rebuild.MODEL)
     found, labels = fitted.predict(dataset.test.images), dataset.test.labels
     write_figures(cfg, fitted, chosen(cfg, dataset), found)

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from predicted import predicted
 
 import jsnn
 from experiments import cil_cifar10
@@ -153,6 +154,9 @@ def test_a_run_is_loaded_and_predicts(tmp_path, method):
     assert {*found.label.tolist()} <= {7, 1, 0, 9, 3}
     again = jsnn.load(model.save(tmp_path / "elsewhere")).predict(test.images)
     np.testing.assert_array_equal(again.scores, found.scores)
+    label, scores = predicted(tmp_path, tmp_path / "test", *test)
+    np.testing.assert_array_equal(label, found.label)
+    np.testing.assert_allclose(scores, found.scores, rtol=1e-6)  # seven digits
 
 
 def test_several_seeds_of_the_script(tmp_path):

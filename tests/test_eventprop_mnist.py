@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from predicted import predicted
 
-import jsnn
 from experiments import eventprop_mnist, eventprop_networks
 from experiments.eventprop_mnist import Config
 from jsnn import augment
@@ -237,9 +237,10 @@ def test_a_run_of_two_seeds_is_loaded_and_predicts(tmp_path):
     flags = TINY | {"recipe": "reference", "epochs": 1, "seeds": 2}
     summary = eventprop_mnist.main(Config(out=tmp_path, **flags))
     test = datasets.load("digits").test
-    found = jsnn.load(tmp_path).predict(test.images, batch_size=100)
-    share = (found.label == test.labels).mean()
-    assert share == pytest.approx(summary["test_accuracy_seed_0"])
+    label, _ = predicted(tmp_path, tmp_path / "test", *test)
+    assert (label == test.labels).mean() == pytest.approx(
+        summary["test_accuracy_seed_0"]
+    )
 
 
 @pytest.mark.parametrize(

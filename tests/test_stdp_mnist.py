@@ -7,6 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from predicted import predicted
 from stdp_tiny import CHAIN, TINY
 
 import jsnn
@@ -89,7 +90,7 @@ def assert_equal_models(one: pathlib.Path, two: pathlib.Path) -> None:
 def assert_loaded_predicts(out: pathlib.Path, summary: dict) -> None:
     """A run's folder is enough to predict as the run itself did, from images as they come."""
     test = data.load("digits").test
-    found = jsnn.load(out).predict(test.images).label
+    found, _ = predicted(out, out / "test", *test)
     assert (found == test.labels).mean() == summary["test_accuracy"]
     assert (found < 0).sum() == summary["silent"]
     assert len(set(found.tolist())) > 2

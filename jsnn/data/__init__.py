@@ -7,9 +7,11 @@ here ever imports TensorFlow.
 
 from jsnn.data.arrays import arrays as arrays
 from jsnn.data.arrays import from_file as from_file
+from jsnn.data.arrays import read_arrays as read_arrays
 from jsnn.data.dataset import DataError as DataError
 from jsnn.data.dataset import Dataset as Dataset
 from jsnn.data.dataset import Split as Split
+from jsnn.data.dataset import check_labels as check_labels
 from jsnn.data.dataset import check_split as check_split
 from jsnn.data.dataset import from_arrays as from_arrays
 from jsnn.data.loading import NAMES as NAMES

@@ -5,6 +5,8 @@ Axes: N samples, then whatever a sample holds: `[F]` features, `[H, W, C]` an im
 
 import os
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,20 +86,11 @@ def from_file(
       DataError: if there is no such file, or it is no `.npz` file with these arrays.
     """
     path = pathlib.Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            found = {key: stored[key] for key in KEYS if key in stored.files}
-            others = sorted(stored.files)
-    except FileNotFoundError as error:
-        raise DataError(f"There is no file {path}.") from error
-    except (OSError, ValueError, EOFError, AttributeError) as error:
-        raise DataError(
-            f"{path} is no .npz file of numbers, or is damaged. Write one with `np.savez({path.name!r}, inputs=..., labels=...)`."
-        ) from error
+    found = read_arrays(path)
     missing = [key for key in KEYS[:2] if key not in found]
     if missing or ("test_inputs" in found) != ("test_labels" in found):
         raise DataError(
-            f"{path} must hold `inputs` and `labels`, and `test_inputs` and `test_labels` together or not at all; it holds {', '.join(others) or 'nothing'}."
+            f"{path} must hold `inputs` and `labels`, and `test_inputs` and `test_labels` together or not at all; it holds {', '.join(found) or 'nothing'}."
         )
     test = (found["test_inputs"], found["test_labels"]) if len(found) == 4 else None
     num_test = 0 if test else max(1, len(found["labels"]) // 5)
@@ -110,6 +103,24 @@ def from_file(
         seed=seed,
         name=path.stem,
     )
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All arrays of an `.npz` file, by name.
+
+    Raises:
+      DataError: if there is no such file, or it is none.
+    """
+    path = pathlib.Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {key: stored[key] for key in sorted(stored.files)}
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file {path}.") from error
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+        raise DataError(
+            f"{path} is no .npz file of numbers, or is damaged. Write one with `np.savez({path.name!r}, inputs=..., labels=...)`."
+        ) from error
 
 
 def _split(kind: str, inputs: Any, labels: Any, num_classes: int | None) -> Split:

@@ -113,6 +113,6 @@ def _layer_trace(
         assert output.lead is not None
         early = spikes * output.lead / dt
         heard = early.at[1:].add((spikes - early)[:-1])
-        mass = mass + synapse.dense(weights, heard)
+        mass = mass + jax.vmap(synapse.dense, (None, 0))(weights, heard)
     state = membranes(physics.params, Drive(mass, mass), dt=dt)
     return LayerTrace(state.v, spikes, adjoints(physics.params, gradient))

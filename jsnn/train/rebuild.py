@@ -46,8 +46,22 @@ def about(experiment: str, config: Any, shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def trainer_of(path: pathlib.Path, known: dict[str, Any]) -> Trainer:
-    """The trainer of a model that was saved by one of the experiments: its script's `trainer_for(config, shapes)`.
+class Made(NamedTuple):
+    """How a model was trained."""
+
+    name: str
+    script: Any  # its module
+    config: Any
+    shapes: Shapes
+
+    @property
+    def frames(self) -> bool:
+        """Whether the first axis of a sample is time."""
+        return getattr(self.config, "frames", False)
+
+
+def made_by(path: pathlib.Path, known: dict[str, Any]) -> Made:
+    """Script, config and shapes of a model that was saved by one of the experiments.
 
     Raises:
       ModelError: if the model does not say how it was trained.
@@ -61,11 +75,17 @@ def trainer_of(path: pathlib.Path, known: dict[str, Any]) -> Trainer:
     try:
         config = _config(script.Config, script.Config.of.upgrade(known["config"]))
         shapes = known["shapes"] | {"inputs": tuple(known["shapes"]["inputs"])}
-        return script.trainer_for(config, Shapes(**shapes))
+        return Made(name, script, config, Shapes(**shapes))
     except (KeyError, TypeError, ValueError) as error:
         raise saved.ModelError(
             f"{path} was written by another version of `{name}`, whose flags this one does not know ({error})."
         ) from error
+
+
+def trainer_of(path: pathlib.Path, known: dict[str, Any]) -> Trainer:
+    """The trainer of a model that was saved by one of the experiments: its script's `trainer_for(config, shapes)`."""
+    made = made_by(path, known)
+    return made.script.trainer_for(made.config, made.shapes)
 
 
 def from_run(folder: pathlib.Path, trainer: Trainer | None) -> fitted.Fitted:

@@ -1,0 +1,315 @@
+"""Predicts with a trained model: classes and scores of images or of an .npz file, and a picture of the spikes.
+
+    python -m experiments.predict --run runs/fast --out predicted --images a.png b.png
+    python -m experiments.predict --run runs/fast --out predicted --data mine.npz
+
+It takes the run folder of any training script, or a model that `Fitted.save` made of one. The file holds `inputs`, and `labels` if the
+accuracy is wanted; of a file with `test_inputs` these are predicted, with `test_labels`. `--out` then holds predictions.csv, raster.png
+and, with labels, summary.json. Of a run of several seeds it is the model of the first.
+"""
+
+import csv
+import dataclasses
+import io
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import jsnn
+from experiments import cli, rules
+from jsnn import activity, data, layers
+from jsnn.plot import figures
+from jsnn.plot import spikes as spike_figures
+from jsnn.plot import stdp as stdp_figures
+from jsnn.stdp import forward
+from jsnn.train import rebuild, runs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PRINTED, _BEST = 20, 3
+_PIXELS = {1: "L", 3: "RGB"}  # PIL's modes by number of channels
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(cli.Checked):
+    """Predictions of a trained model."""
+
+    of: ClassVar = rules.PREDICT
+
+    run: pathlib.Path
+    """Folder of a finished run, or a .safetensors file that was saved from one."""
+    out: pathlib.Path
+    """Folder for predictions.csv, raster.png and summary.json."""
+    images: tuple[pathlib.Path, ...] = ()
+    """Image files, for a model of images; they are brought to its channels (grey or colour)."""
+    data: pathlib.Path | None = None
+    """In place of --images: an .npz file with `inputs` of the shape that the model was trained on, and `labels` if there are any."""
+    resize: bool = False
+    """Bring image files of another size to that of the model, bilinearly."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if bool(self.images) == (self.data is not None):
+            raise ValueError("Pass either `--images` or `--data`.")
+
+
+class Inputs(NamedTuple):
+    """What is predicted."""
+
+    values: np.ndarray
+    labels: np.ndarray | None
+    names: list[str]
+    done: list[str]  # what was done to bring them to the model's shape and type
+
+
+def read_images(
+    paths: tuple[pathlib.Path, ...], shape: tuple[int, ...], resize: bool
+) -> Inputs:
+    """Image files as bytes `[N, H, W, C]`.
+
+    Raises:
+      ValueError: if the model takes no images, a file is none, or its size differs and `resize` is off.
+    """
+    if len(shape) != 3 or shape[2] not in _PIXELS:
+        raise ValueError(
+            f"`--images` needs a model of grey or colour images, but this one was trained on inputs of shape {shape}: pass `--data` instead."
+        )
+    height, width, channels = shape
+    found, done = [], []
+    for path in paths:
+        image, changes = _opened(path), []
+        if image.size != (width, height):
+            if not resize:
+                raise ValueError(
+                    f"{path} has {image.height} x {image.width} pixels, but the model takes {height} x {width}: pass `--resize`, or cut it to that size."
+                )
+            changes.append(f"{image.height} x {image.width} pixels resized")
+        if image.mode != _PIXELS[channels]:
+            kind = "grey" if channels == 1 else "colour"
+            changes.append(f"{image.mode} made {kind}")
+        image = image.convert(_PIXELS[channels]).resize((width, height), 2)
+        found.append(np.asarray(image).reshape(shape))
+        if changes:
+            done.append(f"{path}: {', '.join(changes)}")
+    return Inputs(np.stack(found), None, [str(path) for path in paths], done)
+
+
+def _opened(path: pathlib.Path) -> Any:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no file {path}.") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}).") from error
+    if image.mode[0] in "IF":
+        raise ValueError(
+            f"{path} has pixels of more than 8 bits (mode {image.mode}): save it with 8."
+        )
+    return image
+
+
+def read_file(path: pathlib.Path, num_classes: int) -> Inputs:
+    """Inputs of an .npz file, with their labels if it has any.
+
+    Raises:
+      DataError: if it is none, or holds no inputs.
+      ValueError: if labels do not fit.
+    """
+    stored = data.read_arrays(path)
+    kind = "test_" if "test_inputs" in stored else ""
+    if f"{kind}inputs" not in stored:
+        raise data.DataError(
+            f"{path} must hold `inputs`; it holds {', '.join(sorted(stored)) or 'nothing'}."
+        )
+    values, labels = stored[f"{kind}inputs"], stored.get(f"{kind}labels")
+    if not values.ndim or not len(values):
+        raise ValueError(
+            f"The inputs of {path} must be [N, ...] with at least one sample, got shape {values.shape}."
+        )
+    if labels is not None:
+        labels = data.check_labels(f"{kind}labels", labels, num_classes)
+        if len(labels) != len(values):
+            raise ValueError(
+                f"{path} holds {len(values)} inputs but {len(labels)} labels: give each input one."
+            )
+    names = [str(number) for number in range(len(values))]
+    done = [f"{path}: its `test_inputs` are predicted"] if kind else []
+    return Inputs(values, labels, names, done)
+
+
+def fitting(found: Inputs, model: rebuild.Made) -> Inputs:
+    """The same in the shape and type that the model was trained on.
+
+    Raises:
+      ValueError: if they cannot be brought to it.
+    """
+    x, done, frames = found.values, list(found.done), model.frames
+    wanted, of_sample = model.shapes.inputs, x.shape[1:]
+    if wanted == (*of_sample, 1):
+        x = x[..., None]
+    if len(of_sample) < frames or x.shape[1 + frames :] != wanted[frames:]:
+        axes = ("T", *wanted[1:]) if frames else wanted
+        raise ValueError(
+            f"The model takes inputs of shape [N, {', '.join(map(str, axes))}], got {[*found.values.shape]}."
+        )
+    trained, bad = np.dtype(model.shapes.dtype), x.dtype.kind not in "biuf"
+    if bad or not np.isfinite(x).all():
+        raise ValueError("The inputs must be finite numbers, without NaN.")
+    if frames:  # taken as they are
+        return found._replace(values=x)
+    low, high = x.min(), x.max()
+    if trained == np.uint8 and x.dtype.kind == "f" and 0 <= low <= high <= 1:
+        x, high = np.round(255 * x), 255
+        done.append("values in [0, 1] scaled to 0..255")
+    elif (trained.kind == "f") != (x.dtype.kind == "f") or (trained == np.uint8 and (low < 0 or high > 255)):  # fmt: skip
+        raise ValueError(
+            f"The model was trained on {trained} inputs, got {x.dtype} from {low:g} to {high:g}: convert them to the same type and scale."
+        )
+    return found._replace(values=x.astype(trained), done=done)
+
+
+# --- one picture of the first sample, by script ---
+
+
+def _of_layers(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
+    """Surrogate gradients: spikes of every layer."""
+    cfg = made.config
+    if made.name == "csnn_mnist":
+        graphdef = made.script.make_network(cfg, made.shapes).graphdef
+    else:
+        build = made.script.make_build(cfg, made.shapes.inputs)
+        module = nnx.eval_shape(lambda: build(jax.random.key(0), 1))
+        graphdef, model = layers.split(module)[0], model.model
+    seen = activity.record(graphdef, model, made.script.encoder(cfg)(x, None))
+    return spike_figures.raster(seen, activity.neuron_names(graphdef, model))
+
+
+def _of_grid(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
+    """EventProp on a grid: spikes of every layer."""
+    from experiments import eventprop_networks
+
+    cfg = made.config
+    design = made.script.make_design(cfg, made.shapes)
+    none = jnp.zeros(1, jnp.int32)
+    traces = eventprop_networks.look(cfg, design, model, x, none)
+    seen = [
+        activity.Activity(None if t.spikes is None else t.spikes > 0, t.membrane, None)
+        for t in traces.values()
+    ]
+    return spike_figures.raster(seen, list(traces))
+
+
+def _of_times(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
+    """Points: the first spike of every neuron, in steps of `--dt`."""
+    from experiments import eventprop_points
+
+    cfg = made.config
+    times = eventprop_points.first_spikes(cfg, eventprop_points.weights(model), x)
+    steps = np.arange(round(cfg.duration / cfg.dt) + 1).reshape(-1, 1, 1)
+    fired = [np.round(t / cfg.dt) == steps for t in times.values()]
+    seen = [activity.Activity(jnp.asarray(z), jnp.asarray(z), None) for z in fired]
+    return spike_figures.raster(seen, [f"{name}, first spikes" for name in times])
+
+
+def _of_waves(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
+    """STDP: when the neurons of every layer spike first."""
+    network = made.config.network()
+    if made.config.data == "digits":
+        x = made.script.enlarge(x)
+    image, weights = np.asarray(x[0]), model if network.decision else model.layers
+    return stdp_figures.activation_maps(
+        forward.spike_maps(network, weights, image),
+        network.frontend().num_steps,
+        image=image.mean(-1),
+    )
+
+
+PICTURES: dict[str, Callable[[rebuild.Made, Any, jax.Array], "Figure"]] = {
+    "csnn_mnist": _of_layers,
+    "cil_cifar10": _of_layers,
+    "eventprop_mnist": _of_grid,
+    "eventprop_yinyang": _of_times,
+    "stdp_mnist": _of_waves,
+}
+
+
+def accuracy(made: rebuild.Made, label: np.ndarray, labels: np.ndarray) -> float:
+    """As the run itself counts: where classes share outputs, the right output is enough."""
+    if getattr(made.config, "scenario", "class") == "domain":
+        cfg, none = dataclasses.replace(made.config, num_validation=0), label[:0]
+        tasks = made.script.make_stream(cfg, none, none, made.shapes.num_classes)
+        label, labels = tasks.column_of[label], tasks.column_of[labels]
+    return float((label == labels).mean())
+
+
+def _table(names: list[str], found: jsnn.Prediction) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    count = found.scores.shape[1]
+    writer.writerow(["index", "prediction", *(f"score_{c}" for c in range(count))])
+    for number, (label, scores) in enumerate(zip(*found, strict=True)):
+        writer.writerow([number, int(label), *(f"{s:.7g}" for s in scores)])
+    return text.getvalue()
+
+
+def _show(names: list[str], found: jsnn.Prediction) -> None:
+    """The class and the best scores of the first samples."""
+    for name, label, scores in list(zip(names, *found, strict=True))[:_PRINTED]:
+        best = np.argsort(-scores, kind="stable")[:_BEST]
+        ranks = ", ".join(f"{c}: {scores[c]:.4g}" for c in best)
+        said = f"class {label}" if label >= 0 else "no class, the network is silent"
+        print(f"{name}  {said}  (scores {ranks})")
+    if (more := len(names) - _PRINTED) > 0:
+        print(f"and {more:,} more in predictions.csv")
+
+
+@cli.in_flags
+def main(cfg: Config) -> dict[str, Any]:
+    """Predicts, prints, and writes everything to `cfg.out`."""
+    if not cfg.run.exists():
+        raise ValueError(
+            f"`--run {cfg.run}` does not exist. Name the `--out` of a finished run, or a saved model."
+        )
+    fitted = jsnn.load(cfg.run)
+    made = rebuild.made_by(cfg.run, fitted.about)
+    if cfg.data is None:
+        found = read_images(cfg.images, made.shapes.inputs, cfg.resize)
+        if made.shapes.dtype != "uint8":
+            scaled = found.values.astype(np.float32) / 255
+            found = found._replace(values=scaled, done=[*found.done, "bytes scaled to [0, 1]"])  # fmt: skip
+    else:
+        found = read_file(cfg.data, made.shapes.num_classes)
+    found = fitting(found, made)
+    run = runs.Run(cfg.out, experiment="predict", config=cli.decisive(cfg))
+    for line in found.done:
+        print(line)
+    said = fitted.predict(found.values)
+    _show(found.names, said)
+    run.write("predictions.csv", _table(found.names, said))
+    first = jnp.asarray(found.values[:1])
+    picture = PICTURES[made.name](made, fitted.model, first)
+    figures.save_all({"raster": picture}, cfg.out)
+    summary: dict[str, Any] = {
+        "run": str(cfg.run),
+        "run_experiment": made.name,
+        "dataset": None if cfg.data is None else cfg.data.stem,
+        "samples": len(found.names),
+        "silent": int((said.label < 0).sum()),
+    }
+    if found.labels is None:
+        return summary
+    right = accuracy(made, said.label, found.labels)
+    return run.finish(summary | {"test_accuracy": right})
+
+
+if __name__ == "__main__":
+    cli.run(Config, main)

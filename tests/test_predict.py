@@ -1,0 +1,201 @@
+"""`experiments.predict`: image files, files of arrays, models of every script, and each mistake in one line.
+
+That it predicts as a run's own evaluation did is held by the scripts' tests, through `predicted.predicted`.
+"""
+
+import csv
+import functools
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from predicted import predicted
+
+import jsnn
+from experiments import cil_cifar10, eventprop_mnist, eventprop_yinyang, predict
+from jsnn.data import DataError
+from jsnn.train import rebuild, runs, saved
+from jsnn.train.trainer import start
+
+OUT = pathlib.Path("unused")
+POINTS = rebuild.Shapes((4,), 3, 64, "float32")
+GREY = rebuild.Shapes((8, 8, 1), 10, 640)
+COLOUR = rebuild.Shapes((8, 8, 3), 10, 640)
+MODELS = {
+    "events": (eventprop_yinyang, POINTS, {"solver": "events", "hidden": 6, "max_spikes": 1}),
+    "reference": (eventprop_mnist, GREY, {"recipe": "reference"}),
+    "recurrent": (eventprop_mnist, GREY, {"recipe": "recurrent", "hidden": 6}),
+    "conv": (eventprop_mnist, GREY._replace(inputs=(9, 9, 1)), {"recipe": "conv", "hidden": 2}),
+    "domain": (cil_cifar10, GREY, {"data": "digits", "network": "mlp", "hidden": (6,), "timesteps": 2, "scenario": "domain"}),
+    "slda": (cil_cifar10, GREY, {"data": "digits", "network": "mlp", "hidden": (6,), "method": "slda"}),
+    "colour": (cil_cifar10, COLOUR, {"network": "mlp", "hidden": (6,), "read_out": "rate"}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """`name -> (file, Fitted)`: models as they start, saved as a script saves them."""
+
+    @functools.cache
+    def made(name: str) -> tuple[pathlib.Path, jsnn.Fitted]:
+        module, shapes, options = MODELS[name]
+        cfg = module.Config(out=OUT, **options)
+        trainer = module.trainer_for(cfg, shapes)
+        tree = jax.jit(lambda: trainer.model(start(trainer, jax.random.key(0))))()
+        about = rebuild.about(module.__name__.rpartition(".")[2], cfg, shapes)
+        path = saved.write(tmp_path_factory.mktemp("models") / name, tree, about)
+        return path, jsnn.load(path, trainer)
+
+    return made
+
+
+def inputs_of(name: str, count: int = 7) -> np.ndarray:
+    draws, shapes = np.random.default_rng(0), MODELS[name][1]
+    x = draws.random((count, *shapes.inputs), np.float32)
+    return (255 * x).astype(np.uint8) if shapes.dtype == "uint8" else x
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_saved_model_of_every_kind_predicts_from_a_file(tmp_path, models, name):
+    path, fitted = models(name)
+    x = inputs_of(name)
+    want = fitted.predict(x)
+    # Against its own words, which a model that is not trained has right alone.
+    labels = np.maximum(want.label, 0)
+    if name == "domain":  # the second classes of all five tasks share an output
+        labels = labels % 2 + 2 * (np.arange(7) % 5)
+        summary = predict.main(_config(path, tmp_path / "out", x, labels))
+        assert summary["test_accuracy"] == 1.0
+        return
+    label, scores = predicted(path, tmp_path / "said", x, labels)
+    np.testing.assert_array_equal(label, want.label)
+    np.testing.assert_allclose(scores, want.scores, rtol=1e-6)  # seven digits
+
+
+def read_csv(path: pathlib.Path) -> list[list[str]]:
+    return list(csv.reader(path.read_text().splitlines()))
+
+
+def _config(run, out, inputs, labels=None, **more) -> predict.Config:
+    path = out.with_name(f"{out.name}.npz")
+    known = {} if labels is None else {"labels": labels}
+    np.savez(path, inputs=inputs, **known, **more)
+    return predict.Config(run, out, data=path)
+
+
+def test_without_labels_there_is_no_summary_and_test_inputs_come_first(
+    tmp_path, models
+):
+    path, fitted = models("reference")
+    x = inputs_of("reference")
+    predict.main(_config(path, tmp_path / "one", x[..., 0]))  # grey without channels
+    assert not (tmp_path / "one/summary.json").exists()
+    more = {"test_inputs": x[:3], "test_labels": np.array([0, 1, 2])}
+    predict.main(_config(path, tmp_path / "two", x, np.arange(7), **more))
+    for out, count in (("one", 7), ("two", 3)):
+        rows = read_csv(tmp_path / out / "predictions.csv")
+        assert [int(r[1]) for r in rows[1:]] == fitted.predict(x).label[:count].tolist()
+    assert json.loads((tmp_path / "two/summary.json").read_text())["samples"] == 3
+
+
+def test_image_files_are_brought_to_the_model(tmp_path, models, capsys):
+    x = inputs_of("reference", 1)[0]
+    grey, colour = tmp_path / "grey.png", tmp_path / "colour.png"
+    Image.fromarray(x[..., 0]).save(grey)
+    Image.fromarray(np.repeat(x, 3, -1)).resize((16, 16), 0).save(colour)
+    for name, channels in (("reference", 1), ("colour", 3)):
+        path, fitted = models(name)
+        out = tmp_path / f"out_{name}"
+        predict.main(predict.Config(path, out, images=(grey, colour), resize=True))
+        rows = read_csv(out / "predictions.csv")
+        label = fitted.predict(np.repeat(x, channels, -1)[None]).label
+        assert [int(row[1]) for row in rows[1:]] == [*label, *label]
+        said = capsys.readouterr().out
+        assert f"{colour}: 16 x 16 pixels resized" in said
+        assert ("RGB made grey" in said) == (channels == 1)
+        assert ("L made colour" in said) == (channels == 3)
+
+
+def test_every_mistake_is_one_line(tmp_path, models):
+    path, _ = models("reference")
+    points, _ = models("events")
+    x = inputs_of("reference")
+    none, wide = tmp_path / "none.png", tmp_path / "wide.png"
+    none.write_text("no image")
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(wide)
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(deep)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/config.json").write_text("{}")
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 broken")
+    bare = jsnn.load(path, eventprop_mnist.trainer_for(eventprop_mnist.Config(OUT, recipe="reference"), GREY))  # fmt: skip
+    bare.about = {}
+    out, other = tmp_path / "out", bare.save(tmp_path / "other")
+
+    def of(run=path, **options):
+        return predict.Config(run, out, **options)
+
+    for cfg, kind, words in (
+        (of(tmp_path / "nothing", images=(wide,)), ValueError, "does not exist"),
+        (of(tmp_path / "begun", images=(wide,)), saved.ModelError, "has not finished"),
+        (of(wide, images=(wide,)), saved.ModelError, "wide.png"),
+        (of(other, images=(wide,)), saved.ModelError, "does not say how"),
+        (
+            of(data=OUT, resize=True),
+            ValueError,
+            "`--resize` would do nothing: it needs --images",
+        ),
+        (of(images=(none,)), ValueError, "cannot be read as an image"),
+        (of(images=(OUT,)), ValueError, "There is no file"),
+        (of(images=(deep,)), ValueError, "more than 8 bits"),
+        (of(images=(wide,)), ValueError, "8 x 9 pixels.*8 x 8.*`--resize`"),
+        (of(points, images=(wide,)), ValueError, "`--images` needs a model of grey"),
+        (of(data=OUT), DataError, "There is no file"),
+        (of(data=tmp_path / "bad.npz"), DataError, "is no .npz file"),
+    ):
+        with pytest.raises(kind, match=words) as error:
+            predict.main(cfg)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="either `--images` or `--data`"):
+        of()
+    for name, arrays, words in (
+        ("a", {"x": x}, "must hold `inputs`; it holds x"),
+        ("b", {"inputs": x[:, :7]}, r"\[N, 8, 8, 1\], got \[7, 7, 8, 1\]"),
+        ("c", {"inputs": x, "labels": np.arange(6)}, "7 inputs but 6 labels"),
+        ("d", {"inputs": x, "labels": np.full(7, 10)}, "10, outside 0..9"),
+        ("e", {"inputs": x[:0]}, "at least one sample"),
+        ("f", {"inputs": x.astype(np.int64) - 1}, "trained on uint8.*int64 from -1"),
+        ("g", {"inputs": 2 * x.astype(float)}, "same type and scale"),
+        ("h", {"inputs": x + np.inf}, "finite"),
+    ):
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        with pytest.raises((ValueError, DataError), match=words):
+            predict.main(of(data=tmp_path / f"{name}.npz"))
+    assert not out.exists()
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    with pytest.raises(runs.RunError, match="already holds a run"):
+        predict.main(of(data=_config(path, tmp_path / "made", x).data))
+
+
+def test_floats_in_the_unit_interval_are_what_bytes_are(tmp_path, models):
+    path, _ = models("recurrent")
+    x = inputs_of("recurrent")
+    labels = np.zeros(7, int)
+    one, two = (predicted(path, tmp_path / n, v, labels) for n, v in (("bytes", x), ("floats", x / 255)))  # fmt: skip
+    np.testing.assert_array_equal(one[1], two[1])
+
+
+def test_the_command_line_says_a_mistake_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "experiments.predict", "--run", str(tmp_path)]
+    command += ["--out", str(tmp_path / "out"), "--data", "x.npz"]
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "is no run" in done.stderr
