@@ -113,7 +113,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path)
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in sorted(stored.files)}
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}.") from error
