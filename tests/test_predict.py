@@ -9,6 +9,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -164,6 +165,7 @@ def test_every_mistake_is_one_line(tmp_path, models):
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="either `--images` or `--data`"):
         of()
+    arrays: Any
     for name, arrays, words in (
         ("a", {"x": x}, "must hold `inputs`; it holds x"),
         ("b", {"inputs": x[:, :7]}, r"\[N, 8, 8, 1\], got \[7, 7, 8, 1\]"),
