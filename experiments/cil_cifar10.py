@@ -34,7 +34,7 @@ from jsnn.plot import continual as continual_figures
 from jsnn.train import fitted as models
 from jsnn.train import rebuild, runs, sweep
 from jsnn.train.trainer import Trainer
-from jsnn.unroll import Constant, steps_in_cache
+from jsnn.unroll import Signal, steps_in_cache
 
 RECIPES: dict[str, dict[str, Any]] = {
     "reference": {"network": "cnn", "width": 64, "timesteps": 10, "epochs_per_task": 2, "read_out": "rate", "batch_norm": "reference", "statistics": "step"},
@@ -51,18 +51,19 @@ Name = Literal["naive", "joint", "cumulative", "er", "er-ace", "der", "der++", "
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Data, cli.Devices, cli.Seeds, cli.Run):
+class Config(cli.Frames, cli.Devices, cli.Seeds, cli.Run):
     """Class-incremental training of a spiking network."""
 
     of: ClassVar = rules.CIL
     recipes: ClassVar = RECIPES
+    sets: ClassVar = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 
     recipe: Literal["reference", "default"] = "default"
     """Defaults of other flags: those of the class-incremental reference, or of this library."""
     method: Name = "naive"
     """What is done against forgetting: see jsnn.continual.methods."""
-    data: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = "cifar10"
-    """Data set."""
+    data: str = "cifar10"
+    """Data set: digits, mnist, fashion_mnist, cifar10 or cifar100; or an .npz file of your own: see jsnn.data.from_file."""
     tasks: str = "5x2"
     """Tasks by number and size (5x2), or their classes (0,1|5|2,3,4)."""
     class_order: flags.Seed | None = None
@@ -82,7 +83,7 @@ class Config(cli.Data, cli.Devices, cli.Seeds, cli.Run):
     settings: tuple[str, ...] = ()
     """Weights of the method's terms, as TERM.WEIGHT=VALUE: replay.beta=0.5."""
     network: Literal["cnn", "small", "mlp"] | None = None
-    """cnn: three convolutions with batch norm; small: two with stride, without; mlp: two dense layers. If omitted small for grey images and cnn for others."""
+    """cnn: three convolutions with batch norm; small: two with stride, without; mlp: two dense layers. If omitted cnn for CIFAR and small for others."""
     width: flags.Count = cli.OF_RECIPE
     """Channels of the first convolution, or neurons of both layers of the mlp."""
     hidden: tuple[flags.Count, ...] | None = None
@@ -121,7 +122,7 @@ class Config(cli.Data, cli.Devices, cli.Seeds, cli.Run):
     def defaults(self) -> dict[str, Any]:
         """The recipe's, and what follows from the data set, the network and its width."""
         found: dict[str, Any]
-        found = {"network": "cnn" if "cifar" in self.data else "small"}
+        found = {"network": "cnn" if self.data in STATISTICS else "small"}
         found |= RECIPES[self.recipe]
         network, width = self.network or found["network"], self.width
         wide = network == "mlp" and width not in (None, found.get("width"))
@@ -165,8 +166,10 @@ def make_build(
     return build
 
 
-def encoder(cfg: Config) -> Callable[..., Constant]:
-    """Each image, normalised, as the same current at every step."""
+def encoder(cfg: Config) -> Callable[..., Signal]:
+    """Each image, normalised, as the same current at every step, or frames as they are."""
+    if cfg.frames:
+        return common.framed(cfg.precision)
     mean, std = STATISTICS.get(cfg.data, (None, None))
     return spiking.shown(cfg.timesteps, mean, std, jnp.dtype(cfg.precision))
 
@@ -188,7 +191,7 @@ def make_learner(
     method = _method(cfg)
     rates, weights = members.split(dict(values))
     return continual.learner(
-        make_build(cfg, image.shape),
+        make_build(cfg, image.shape[cfg.frames :]),
         make_network,
         method,
         optax.adam(*common.numbers(cfg, rates, "learning_rate")),
@@ -217,6 +220,8 @@ def trainer_for(
         none = np.zeros(0, np.int32)
         bare = dataclasses.replace(cfg, num_validation=0)
         tasks = make_stream(bare, none, none, shapes.num_classes)
+    named = None if cfg.network == "mlp" else f"--network {cfg.network}"
+    common.check_shape(cfg, shapes, named, "--network mlp")
     image = np.zeros(shapes.inputs, shapes.dtype)
     return continual.trainer(
         make_learner(cfg, image, values, mesh),
@@ -254,7 +259,7 @@ def make_stream(
 
 def load(cfg: Config) -> tuple[data.Dataset, continual.Stream]:
     """The data set and the tasks made of it."""
-    found = data.load(cfg.data, data_dir=cfg.data_dir)
+    found = common.load(cfg, 0)  # of each class a stream holds out its share
     labels = found.train.labels, found.test.labels
     return found, make_stream(cfg, *labels, found.num_classes)
 
@@ -325,7 +330,8 @@ def finish(
     return run.finish(
         {
             **common.asked(cfg, "data recipe method tasks buffer seed seeds"),
-            **common.asked(cfg, "epochs_per_task timesteps network"),
+            **common.asked(cfg, "epochs_per_task network"),
+            "timesteps": common.num_steps(cfg, rebuild.shapes_of(dataset)),
             "width": None if cfg.network == "mlp" else cfg.width,
             "parameters": sum(p.size for p in jax.tree.leaves(model.model.params)),
             **figures,

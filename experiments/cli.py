@@ -49,6 +49,8 @@ class Checked:
     of: ClassVar[flags.Rules]
     # By the values of `recipe`, if there is such a flag: the defaults of other flags.
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    # Data sets that the script knows by name; any other `data` is a file.
+    sets: ClassVar[Sequence[str]] = ()
 
     def defaults(self) -> Mapping[str, Any]:
         """Of flags that are left out: the recipe's, and what follows from other flags."""
@@ -60,6 +62,11 @@ class Checked:
         for name, value in self.defaults().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        data = str(getattr(self, "data", ""))
+        if self.sets and data not in self.sets and not data.endswith(".npz"):
+            raise ValueError(
+                f"`--data` must be one of {', '.join(self.sets)}, or an .npz file, got {data!r}."
+            )
         flags.check_ranges(self)
         seed, seeds = getattr(self, "seed", 0), getattr(self, "seeds", 1)
         if seed + seeds > 2**32:
@@ -96,6 +103,14 @@ class Data:
 
     data_dir: pathlib.Path | None = None
     """TFDS folder; TFDS_DATA_DIR or ~/tensorflow_datasets if omitted."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frames(Data):
+    """Flags of scripts whose inputs may vary in time."""
+
+    frames: bool = False
+    """The second axis of the file's inputs is time, [N, T, ...], as of frames or spikes: T is then the file's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

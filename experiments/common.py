@@ -1,14 +1,15 @@
 """What scripts do alike: a run folder, training over seeds, the test set, the model kept, sweeps."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from experiments import cli
-from jsnn import check, data, metrics
+from experiments import cli, flags
+from jsnn import check, data, encoders, metrics
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
 from jsnn.train import rebuild, runs, saved, supervised
@@ -24,14 +25,56 @@ def numbers(cfg: Any, values: Mapping[str, Any], *names: str) -> list[Any]:
     return [values.get(name, getattr(cfg, name)) for name in names]
 
 
-def load(cfg: Any) -> Dataset:
-    """The data set, with the samples held out that the seed chooses."""
-    return data.load(
-        cfg.data,
-        data_dir=cfg.data_dir,
-        num_validation=cfg.num_validation,
-        seed=cfg.seed,
-    )
+def load(cfg: Any, num_validation: int | None = None) -> Dataset:
+    """The data set, by name or from a file, with the samples held out that the seed chooses; `num_validation` in place of the flag."""
+    held: Any = {"num_validation": num_validation, "seed": cfg.seed}
+    if num_validation is None:
+        held["num_validation"] = cfg.num_validation
+    if cfg.data in cfg.sets:
+        return data.load(cfg.data, data_dir=cfg.data_dir, **held)
+    return data.from_file(cfg.data, frames=getattr(cfg, "frames", False), **held)
+
+
+def one_step(cfg: Any, shapes: rebuild.Shapes) -> tuple[int, ...]:
+    """Shape of a sample at one time step."""
+    return shapes.inputs[cfg.frames :]
+
+
+def num_steps(cfg: Any, shapes: rebuild.Shapes) -> int:
+    """T: the file's, or the flag."""
+    return shapes.inputs[0] if cfg.frames else cfg.timesteps
+
+
+def framed(precision: str) -> Callable[..., Array]:
+    """An encoder that takes inputs of T steps as they are."""
+    encode = encoders.frames()
+    return lambda x, key=None: encode(x, key).astype(precision)
+
+
+def check_shape(
+    cfg: Any, shapes: rebuild.Shapes, convolutional: str | None, remedy: str
+) -> None:
+    """Refuses a convolutional network for inputs that are no images, and random changes of what are no still images.
+
+    Args:
+      cfg: of the script.
+      shapes: of its data.
+      convolutional: the flag that asks for such a network, with its value; None: another one is asked for.
+      remedy: the flag that takes inputs of any shape, with its value.
+
+    Raises:
+      ValueError: if so.
+    """
+    shape = one_step(cfg, shapes)
+    if convolutional and len(shape) != 3:
+        raise ValueError(
+            f"`{convolutional}` needs images [H, W, C], got inputs of shape {shape}: pass `{remedy}`."
+        )
+    changes = [f for f in ("augment", "shift") if getattr(cfg, f, None)]
+    if changes and (cfg.frames or len(shape) != 3):
+        raise ValueError(
+            f"`{flags.name(changes[0])}` changes still images [H, W, C], got inputs of shape {shapes.inputs}: switch it off."
+        )
 
 
 def check_batch(batch_size: int, num_train: int) -> None:

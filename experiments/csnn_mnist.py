@@ -11,6 +11,7 @@ decay of the step size, and over more than one epoch random shifts, turns and si
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -34,13 +35,13 @@ from jsnn import (
 from jsnn import mesh as meshes
 from jsnn.encoders import unit_interval
 from jsnn.model import Network
-from jsnn.models.csnn import csnn, fast_csnn
+from jsnn.models.csnn import csnn, fast_csnn, mlp
 from jsnn.plot import report
 from jsnn.train import rebuild, supervised, sweep
 from jsnn.train import task as tasks
 from jsnn.train.rebuild import Shapes
 from jsnn.train.trainer import Trainer
-from jsnn.unroll import Constant
+from jsnn.unroll import Constant, Signal
 
 RECIPES: dict[str, dict[str, Any]] = {
     "reference": {"timesteps": 100, "learning_rate": 1e-2, "surrogate": "fast_sigmoid", "eval_every": 50, "augment": False},
@@ -49,18 +50,21 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Data, cli.Supervised):
+class Config(cli.Frames, cli.Supervised):
     """Surrogate-gradient training of a convolutional spiking network."""
 
     of: ClassVar = rules.CSNN
     recipes: ClassVar = RECIPES
+    sets: ClassVar = ("digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100")  # fmt: skip
 
     recipe: Literal["reference", "fast"] = "fast"
     """Network, loss and defaults of other flags: the snnTorch CSNN to the letter, or the best accuracy for little work."""
-    data: Literal[
-        "digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100"
-    ] = "mnist"
-    """Data set."""
+    data: str = "mnist"
+    """Data set: digits, mnist, fashion_mnist, kmnist, cifar10 or cifar100; or an .npz file of your own: see jsnn.data.from_file."""
+    network: Literal["cnn", "mlp"] = "cnn"
+    """cnn: the recipe's, for images [H, W, C]; mlp: dense layers with the recipe's neurons and read-out, for inputs of any shape."""
+    hidden: tuple[flags.Count, ...] = (256,)
+    """Neurons of the mlp's hidden layers."""
     epochs: flags.Count = 1
     """Passes over the training set."""
     timesteps: flags.Count = cli.OF_RECIPE
@@ -91,7 +95,8 @@ class Config(cli.Data, cli.Supervised):
 
     def defaults(self) -> dict[str, Any]:
         """The recipe's."""
-        return {"augment": self.epochs > 1} | RECIPES[self.recipe]
+        still = self.network == "cnn" and not self.frames
+        return {"augment": still and self.epochs > 1} | RECIPES[self.recipe]
 
 
 # What a sweep may vary within one compiled program.
@@ -113,10 +118,12 @@ def make_network(
         delayed_reset=reference,
         spike_fn=surrogate.get(cfg.surrogate, slope),
     )
-    make = csnn if reference else fast_csnn
+    make: Any = csnn if reference else fast_csnn
+    if cfg.network == "mlp":
+        make = functools.partial(mlp, hidden=cfg.hidden, spiking_output=reference)
     network = layers.network(
         lambda rngs: make(
-            shapes.inputs,
+            common.one_step(cfg, shapes),
             shapes.num_classes,
             neuron=neuron,
             block_size=cfg.block_size,
@@ -135,10 +142,12 @@ def make_network(
     return network._replace(init=init)
 
 
-def encoder(cfg: Config) -> Callable[..., Constant]:
-    """Each image as the same current at every step."""
-    return lambda x, key: Constant(
-        unit_interval(x).astype(cfg.precision), cfg.timesteps
+def encoder(cfg: Config, precision: str = "float32") -> Callable[..., Signal]:
+    """Each input as the same current at every step, or frames as they are."""
+    if cfg.frames:
+        return common.framed(precision)
+    return lambda x, key=None: Constant(
+        unit_interval(x).astype(precision), cfg.timesteps
     )
 
 
@@ -153,7 +162,7 @@ def make_task(cfg: Config, network: Network) -> tasks.Task:
 
     return tasks.classifier(
         network,
-        encode=encoder(cfg),
+        encode=encoder(cfg, cfg.precision),
         loss=losses.ce_rate if cfg.recipe == "reference" else losses.ce_mean_membrane,
         read_out=readout.mean_membrane,
         augment=changed if cfg.augment else None,
@@ -178,6 +187,8 @@ def trainer_for(
 ) -> Trainer:
     """The trainer of one seed, or of a member of a sweep."""
     common.check_batch(cfg.batch_size, shapes.num_train)
+    named = "--network cnn" if cfg.network == "cnn" else None
+    common.check_shape(cfg, shapes, named, "--network mlp")
     (peak,) = common.numbers(cfg, values, "learning_rate")
     num_steps = cfg.epochs * (shapes.num_train // cfg.batch_size)
     return supervised.supervised(
@@ -194,18 +205,17 @@ def program(cfg: Config) -> sweep.Program:
     return common.program(trainer_for, cfg, common.load(cfg))
 
 
-def _spending(graphdef, model, images, num_steps: int) -> dict[str, float]:
-    """Firing rate, synaptic operations and energy a sample over 64 test images; warns of silent and saturated layers."""
+def _spending(graphdef, model, x: Signal) -> dict[str, float]:
+    """Firing rate, synaptic operations and energy a sample; warns of silent and saturated layers."""
 
     @jax.jit
-    def look(model, images):
-        x = Constant(unit_interval(images), num_steps)
+    def look(model, x):
         activities = activity.record(graphdef, model, x)
         operations = activity.synaptic_operations(graphdef, model, x)
         firing = [activity.firing(a) for a in activities if a.spikes is not None]
         return activities, operations, activity.energy(operations), firing
 
-    activities, operations, joules, firing = look(model, jnp.asarray(images[:64]))
+    activities, operations, joules, firing = look(model, x)
     activity.check(activities, activity.neuron_names(graphdef, model))
     return {
         "firing_rate": float(np.mean([f.rate for f in firing])),
@@ -234,16 +244,16 @@ def main(cfg: Config) -> dict[str, Any]:
         images=images,
         labels=labels,
         prediction=first.label,
-        num_steps=cfg.timesteps,
+        encode=encoder(cfg),
         class_names=dataset.class_names,
     )
     return common.finish(
         cfg,
         trained,
         dataset,
-        timesteps=cfg.timesteps,
-        roc_auc=metrics.roc_auc(first.scores, labels),
-        **_spending(graphdef, trained.model, images, cfg.timesteps),
+        timesteps=common.num_steps(cfg, shapes),
+        roc_auc=metrics.roc_auc(first.scores, labels, absent="skip"),
+        **_spending(graphdef, trained.model, encoder(cfg)(jnp.asarray(images[:64]))),
     )
 
 

@@ -51,16 +51,17 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Data, cli.Supervised):
+class Config(cli.Frames, cli.Supervised):
     """EventProp on a time grid. Times are in milliseconds."""
 
     of: ClassVar = rules.EVENTPROP_MNIST
     recipes: ClassVar = RECIPES
+    sets: ClassVar = ("digits", "mnist", "fashion_mnist", "kmnist")
 
     recipe: Literal["reference", "deep", "conv", "recurrent"] = "deep"
     """Network, code, loss and defaults of other flags."""
-    data: Literal["digits", "mnist", "fashion_mnist", "kmnist"] = "mnist"
-    """Data set."""
+    data: str = "mnist"
+    """Data set: digits, mnist, fashion_mnist or kmnist; or an .npz file of your own: see jsnn.data.from_file."""
     epochs: flags.Count = cli.OF_RECIPE
     """Passes over the training set."""
     batch_size: flags.Count = cli.OF_RECIPE
@@ -103,6 +104,10 @@ class Config(cli.Data, cli.Supervised):
     """Floor of tau_m dV/dt at a spike in the backward pass, in thresholds; heuristic: it bounds the gradient of grazing spikes; not for reference."""
     log_every: flags.Count | None = 50
 
+    def defaults(self) -> Mapping[str, Any]:
+        """The recipe's; frames are not shifted."""
+        return RECIPES[self.recipe] | ({"shift": 0} if self.frames else {})
+
     def __post_init__(self):
         super().__post_init__()
         if self.recipe != "reference":
@@ -139,8 +144,10 @@ def make_design(
     Raises:
       ValueError: if images are too small for it or for `--shift`.
     """
+    named = "--recipe conv" if cfg.recipe == "conv" else None
+    common.check_shape(cfg, shapes, named, "--recipe deep")
     size = min(shapes.inputs[:2])
-    if cfg.shift >= size:
+    if cfg.shift and cfg.shift >= size:
         raise ValueError(
             f"`--shift` must be less than the images' {size} pixels, got {cfg.shift}."
         )
@@ -183,8 +190,8 @@ def main(cfg: Config) -> dict[str, Any]:
     trained = common.train(cfg, trainer_for(cfg, shapes, mesh=mesh), dataset)
     if not meshes.is_primary():
         return {}
-    save_figures(cfg, trained, make_design(cfg, shapes), dataset)
-    steps = networks.num_steps(cfg)
+    steps = networks.num_steps(cfg, shapes)
+    save_figures(cfg, trained, make_design(cfg, shapes), dataset, steps * cfg.dt)
     return common.finish(cfg, trained, dataset, timesteps=steps)
 
 
@@ -193,6 +200,7 @@ def save_figures(
     trained: common.Trained,
     design: networks.Design,
     dataset: data.Dataset,
+    duration: float,
 ) -> None:
     """Writes curves.png, confusion.png, spike_times.png and adjoints.png."""
     images, labels = dataset.test
@@ -210,7 +218,7 @@ def save_figures(
         "curves": figures.curves(trained.run.rows()),
         "confusion": figures.confusion(matrix, dataset.class_names),
         "spike_times": eventprop_figures.first_spikes(
-            times, labels[:64], t_end=cfg.duration
+            times, labels[:64], t_end=duration
         ),
         "adjoints": eventprop_figures.adjoints(looked, dt=cfg.dt),
     }

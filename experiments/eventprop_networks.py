@@ -3,17 +3,18 @@
 Times are in milliseconds. Axes: T time, B batch, C classes; H, W, K height, width and channels of an image.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from experiments import common
 from jsnn import augment
-from jsnn.encoders import unit_interval
+from jsnn.encoders import frames, unit_interval
 from jsnn.eventprop import latency, losses, network, regularise, traces
 from jsnn.eventprop.flow import LIFParams, LIParams
 from jsnn.eventprop.spikes import OccupiedSpikes, TimedSpikes
@@ -39,7 +40,7 @@ class Design(NamedTuple):
 
     Attributes:
       layers: for `network.chain`.
-      encode: `(images [B, H, W, K] in [0, 1], key or None) -> spikes`; a key drops inputs at random.
+      encode: `(inputs [B, ...], key or None) -> spikes`; a key drops inputs at random.
       read: value of the last layer -> `[B, C]`, spike times or voltages.
       loss: `([B, C], labels) -> [B]`.
       scores: `[B, C] -> [B, C]`, larger is likelier.
@@ -52,9 +53,9 @@ class Design(NamedTuple):
     scores: Callable[[Array], Array]
 
 
-def num_steps(cfg: "Config") -> int:
-    """Steps of the grid."""
-    return round(cfg.duration / cfg.dt)
+def num_steps(cfg: "Config", shapes: Shapes) -> int:
+    """Steps of the grid: the file's, or as many as a trial lasts."""
+    return shapes.inputs[0] if cfg.frames else round(cfg.duration / cfg.dt)
 
 
 def _physics(cfg: "Config", values: Values) -> dict[str, Any]:
@@ -68,15 +69,18 @@ def _neurons(cfg: "Config", values: Values) -> dict[str, Any]:
 
 def reference(cfg: "Config", shapes: Shapes, values: Values) -> Design:
     """One layer, two input times, first-spike cross entropy, the original's Euler scheme."""
-    last = (num_steps(cfg) - 1) * cfg.dt
+    steps = num_steps(cfg, shapes)
+    last = (steps - 1) * cfg.dt
     tau_s, xi, alpha, beta = common.numbers(cfg, values, "tau_s", "xi", "alpha", "beta")
 
-    def encode(images: Float[Array, "B H W K"], key: Array | None) -> OccupiedSpikes:
+    def encode(images: Shaped[Array, "B ..."], key: Array | None) -> OccupiedSpikes:
+        if cfg.frames:
+            return _spikes_of_frames(images, flat=True)
         return latency.binary_spikes(
-            images.reshape(len(images), -1),
+            unit_interval(images.reshape(len(images), -1)),
             t_min=cfg.t_min,
             t_max=cfg.t_max,
-            num_steps=num_steps(cfg),
+            num_steps=steps,
             dt=cfg.dt,
         )
 
@@ -94,42 +98,65 @@ def reference(cfg: "Config", shapes: Shapes, values: Values) -> Design:
         )
 
     layers = (
-        network.dense(math.prod(shapes.inputs), shapes.num_classes, mean=0.1, std=0.1),
+        network.dense(
+            math.prod(common.one_step(cfg, shapes)),
+            shapes.num_classes,
+            mean=0.1,
+            std=0.1,
+        ),
         network.reference_lif(**_physics(cfg, values)),
     )
     return Design(layers, encode, read, loss, lambda times: -times)
 
 
-def _latency_code(
-    cfg: "Config", *, flat: bool
+def _spikes_of_frames(inputs: Shaped[Array, "B T ..."], *, flat: bool) -> OccupiedSpikes:  # fmt: skip
+    """Inputs of T steps as they are: a value is the number of spikes that arrive at its step, or their mass."""
+    z = frames()(inputs)
+    z = z.reshape(*z.shape[:2], -1) if flat else z
+    return OccupiedSpikes(z, jnp.arange(len(z)), len(z))
+
+
+def _code(
+    cfg: "Config", shapes: Shapes, *, flat: bool
 ) -> Callable[[Array, Array | None], OccupiedSpikes]:
-    """Brighter is earlier, black is silent. Nothing arrives after `t_max`, so only the steps before it are stored and multiplied."""
+    """Frames as they are. Of still inputs brighter is earlier, black is silent. Nothing arrives after `t_max`, so only the steps before it are stored and multiplied."""
     first = round(cfg.t_min / cfg.dt)
     occupied = max(1, round((cfg.t_max - cfg.t_min) / cfg.dt))
 
-    def encode(images: Float[Array, "B H W K"], key: Array | None) -> OccupiedSpikes:
-        x = images.reshape(len(images), -1) if flat else images
+    def still(images: Shaped[Array, "B ..."]) -> OccupiedSpikes:
+        x = unit_interval(images.reshape(len(images), -1) if flat else images)
         spikes = latency.latency_spikes(
             x, t_max=cfg.t_max - cfg.t_min, num_steps=occupied, dt=cfg.dt
         )
-        z = spikes.values
-        if key is not None and cfg.dropout:
-            kept = jax.random.bernoulli(key, 1 - cfg.dropout, x.shape)
-            z = z * kept.astype(z.dtype)[None] / (1 - cfg.dropout)
-        return OccupiedSpikes(z, first + jnp.arange(occupied), num_steps(cfg))
+        steps = num_steps(cfg, shapes)
+        return OccupiedSpikes(spikes.values, first + jnp.arange(occupied), steps)
+
+    def encode(inputs: Shaped[Array, "B ..."], key: Array | None) -> OccupiedSpikes:
+        found = _spikes_of_frames(inputs, flat=flat) if cfg.frames else still(inputs)
+        if key is None or not cfg.dropout:
+            return found
+        z = found.values
+        kept = jax.random.bernoulli(key, 1 - cfg.dropout, z.shape[1:])
+        z = z * kept.astype(z.dtype)[None] / (1 - cfg.dropout)
+        return dataclasses.replace(found, values=z)
 
     return encode
 
 
 def _voltage_design(
-    cfg: "Config", values: Values, layers: Sequence[network.Layer], *, flat: bool
+    cfg: "Config",
+    shapes: Shapes,
+    values: Values,
+    layers: Sequence[network.Layer],
+    *,
+    flat: bool,
 ) -> Design:
     """Leaky integrators on top; the class is the one whose membrane is highest, at its peak or on average."""
     tau_m, tau_s = common.numbers(cfg, values, "tau_m", "tau_s")
     top = network.leaky(dt=cfg.dt, params=LIParams(tau_m, tau_s))
     return Design(
         (*layers, top),
-        _latency_code(cfg, flat=flat),
+        _code(cfg, shapes, flat=flat),
         READ_OUTS[cfg.read_out or "max"],
         losses.cross_entropy,
         lambda voltages: voltages,
@@ -144,7 +171,7 @@ def _first_weights(num_inputs: int) -> dict[str, float]:
 
 def deep(cfg: "Config", shapes: Shapes, values: Values) -> Design:
     """Wunderlich and Pehle's network: one hidden layer, maximal voltage of leaky integrators; recurrent, with synapses among the hidden neurons, one step late."""
-    size, neurons = math.prod(shapes.inputs), _neurons(cfg, values)
+    size, neurons = math.prod(common.one_step(cfg, shapes)), _neurons(cfg, values)
     if cfg.recipe == "recurrent":
         hidden = network.recurrent(cfg.hidden, mean=0.0, std=0.02, **neurons)
     else:
@@ -154,7 +181,7 @@ def deep(cfg: "Config", shapes: Shapes, values: Values) -> Design:
         hidden,
         network.dense(cfg.hidden, shapes.num_classes, mean=0.2, std=0.37),
     )
-    return _voltage_design(cfg, values, layers, flat=True)
+    return _voltage_design(cfg, shapes, values, layers, flat=True)
 
 
 def conv(cfg: "Config", shapes: Shapes, values: Values) -> Design:
@@ -166,7 +193,7 @@ def conv(cfg: "Config", shapes: Shapes, values: Values) -> Design:
     Raises:
       ValueError: if the image is too small for them.
     """
-    height, width, channels = shapes.inputs
+    height, width, channels = common.one_step(cfg, shapes)
     sides = [((n - 5) // 2 + 1 - 3) // 2 + 1 for n in (height, width)]
     if min(sides) < 1:
         raise ValueError(
@@ -183,7 +210,7 @@ def conv(cfg: "Config", shapes: Shapes, values: Values) -> Design:
         network.flatten(),
         network.dense(size, shapes.num_classes, mean=0.02, std=0.1),
     )
-    return _voltage_design(cfg, values, layers, flat=False)
+    return _voltage_design(cfg, shapes, values, layers, flat=False)
 
 
 DESIGNS: dict[str, Callable[..., Design]] = {
@@ -212,7 +239,7 @@ def make_task(cfg: "Config", design: Design) -> tasks.Task:
         params, lift = model
         if cfg.shift:
             images = augment.shift(jax.random.fold_in(key, 1), images, cfg.shift)
-        x = design.encode(unit_interval(images), key)
+        x = design.encode(images, key)
         if cfg.kick:
             fixed = jax.lax.stop_gradient(params)
             lift = regularise.kick_silent(
@@ -223,7 +250,7 @@ def make_task(cfg: "Config", design: Design) -> tasks.Task:
         return design.loss(y, labels).mean(), (lift, hits.mean())
 
     def outputs(model, images):
-        x = design.encode(unit_interval(images), None)
+        x = design.encode(images, None)
         return design.read(value(model.params, model.rest, x))
 
     def prediction(y):
@@ -247,7 +274,7 @@ def look(
 
     @jax.jit
     def run(params, images, labels):
-        x = design.encode(unit_interval(images), None)
+        x = design.encode(images, None)
 
         def loss(value):
             return design.loss(design.read(value), labels).sum()

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 
 import jsnn
-from experiments import cli, rules
+from experiments import cli, common, rules
 from jsnn import activity, data, layers
 from jsnn.plot import figures
 from jsnn.plot import spikes as spike_figures
@@ -186,7 +186,7 @@ def _of_layers(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
     if made.name == "csnn_mnist":
         graphdef = made.script.make_network(cfg, made.shapes).graphdef
     else:
-        build = made.script.make_build(cfg, made.shapes.inputs)
+        build = made.script.make_build(cfg, common.one_step(cfg, made.shapes))
         module = nnx.eval_shape(lambda: build(jax.random.key(0), 1))
         graphdef, model = layers.split(module)[0], model.model
     seen = activity.record(graphdef, model, made.script.encoder(cfg)(x, None))

@@ -9,7 +9,9 @@ from typing import Any
 from experiments.flags import Needs, Rules
 
 _DEVICES = Needs("num_processes process_id", lambda c: c.coordinator is not None, "--coordinator")  # fmt: skip
-_DATA = Needs("data_dir", lambda c: c.data != "digits", "another --data: digits lie in no folder")  # fmt: skip
+_DATA = Needs("data_dir", lambda c: c.data in {*c.sets} - {"digits"}, "another --data: digits and files lie in no TFDS folder")  # fmt: skip
+_FRAMES = Needs("frames", lambda c: c.data not in c.sets, "--data FILE.npz: data sets by name hold still images")  # fmt: skip
+_STEPS = Needs("timesteps duration t_min t_max", lambda c: not c.frames, "inputs that do not vary in time: with --frames T is the file's")  # fmt: skip
 _SEEDS = Needs("seeds_at_once", lambda c: c.seeds > 1, "--seeds above 1")
 _EARLY = Needs("tau_early beta", lambda c: c.alpha > 0, "--alpha above 0")
 _ONE_SEED = {"seeds": 1, "seeds_at_once": 1}
@@ -32,22 +34,23 @@ def _twice(cfg: Any) -> bool:
 CSNN = Rules(
     "csnn_mnist",
     (
-        _DEVICES, _DATA, _SEEDS,
-        Needs("block_size", lambda c: c.block_size <= c.timesteps, "as many --timesteps"),
+        _DEVICES, _DATA, _SEEDS, _FRAMES, _STEPS,
+        Needs("block_size", lambda c: c.frames or c.block_size <= c.timesteps, "as many --timesteps"),
+        Needs("hidden", lambda c: c.network == "mlp", "--network mlp"),
     ),
-    before=lambda c: {"threshold": 1.0, "init_scale": 1.0, "slope": None, "precision": "float32", **_ONE_SEED},
+    before=lambda c: {"network": "cnn", "hidden": (256,), "frames": False, "threshold": 1.0, "init_scale": 1.0, "slope": None, "precision": "float32", **_ONE_SEED},
 )
 
 EVENTPROP_MNIST = Rules(
     "eventprop_mnist",
     (
-        _DEVICES, _DATA, _SEEDS, _EARLY,
+        _DEVICES, _DATA, _SEEDS, _EARLY, _FRAMES, _STEPS,
         Needs("xi alpha beta kick", lambda c: c.recipe == "reference", "--recipe reference, whose output neurons answer by their first spikes"),
         Needs("hidden dropout read_out min_slope", lambda c: c.recipe != "reference", "another --recipe: the reference has one layer, all inputs and spikes for output"),
         Needs("lr_decay_epochs", lambda c: c.lr_decay != 1, "--lr-decay below 1"),
     ),
     before=lambda c: {
-        "seeds_at_once": c.seeds, "shift": 0, "log_every": 50, "eval_every": None,
+        "seeds_at_once": c.seeds, "shift": 0, "frames": False, "log_every": 50, "eval_every": None,
         **({"read_out": None, "min_slope": None} if c.recipe == "reference" else {"read_out": "max", "min_slope": 1e-2}),
     },
     renamed=_RENAMED,
@@ -73,7 +76,7 @@ _REPLAY = ("er", "er-ace", "der", "der++", "latent-er")
 CIL = Rules(
     "cil_cifar10",
     (
-        _DEVICES, _DATA, _SEEDS,
+        _DEVICES, _DATA, _SEEDS, _FRAMES, _STEPS,
         Needs("buffer", _remembers, "a --method with a memory, such as er"),
         Needs("exemplars", lambda c: c.method in _REPLAY, f"--method {', '.join(_REPLAY[:-1])} or {_REPLAY[-1]}"),
         Needs("latent_layer", lambda c: c.method == "latent-er", "--method latent-er"),
@@ -83,7 +86,7 @@ CIL = Rules(
         Needs("augment_share", lambda c: c.augment, "--augment"),
         Needs("repeated", _twice, "--tasks that name a class twice, as in 0,1|1,2"),
     ),
-    before=lambda c: {"precision": "float32", "schedule": "constant", "augment_share": 1.0, "num_validation": 0, **_ONE_SEED},
+    before=lambda c: {"frames": False, "precision": "float32", "schedule": "constant", "augment_share": 1.0, "num_validation": 0, **_ONE_SEED},
 )
 
 STDP = Rules(

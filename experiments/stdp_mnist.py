@@ -12,7 +12,7 @@ what each network reaches and costs.
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +34,14 @@ class Config(cli.Data, cli.Run):
     """STDP and R-STDP training of a deep spiking network."""
 
     of: ClassVar = rules.STDP
+    sets: ClassVar = ("digits", "mnist", "fashion_mnist", "cifar10")
 
     recipe: Annotated[str, tyro.conf.arg(aliases=("--model",))] = "mozafari2018"
     """Network: mozafari2018, deep2024, deepr2024, deepr2024_greedy, inception2024, majority2024, resnet2024, deeper2024 or kheradpisheh2018."""
     epochs: tuple[flags.Count, ...] | None = None
     """Passes over the training set, one number a block and, last, the most of R-STDP; the network's own if omitted."""
-    data: Literal["mnist", "fashion_mnist", "cifar10", "digits"] = "mnist"
-    """Data set; digits are enlarged from 8 to 28 pixels."""
+    data: str = "mnist"
+    """Data set: mnist, fashion_mnist, cifar10, or digits enlarged from 8 to 28 pixels; or an .npz file of grey images: see jsnn.data.from_file."""
     seeds: flags.Count = 1
     """1: each seed would keep its own outputs of every layer. `experiments.sweep --seeds` trains several."""
     mesh: str | None = None
@@ -188,14 +189,36 @@ def chosen(cfg: Config, dataset: data.Dataset) -> data.Dataset:
 
 
 def load(cfg: Config) -> data.Dataset:
-    """The data set, with a twelfth of the training images held out unless told otherwise."""
+    """The data set, with a twelfth of the training images held out unless told otherwise, and a name for each class that the network tells apart.
+
+    Raises:
+      ValueError: if a file holds anything but still grey images.
+    """
     count = cfg.num_validation
     if count is None:
-        whole = data.load(cfg.data, data_dir=cfg.data_dir)
-        count = len(whole.train.labels) // 12
-    return data.load(
-        cfg.data, data_dir=cfg.data_dir, num_validation=count, seed=cfg.seed
-    )
+        count = len(common.load(cfg, 0).train.labels) // 12
+    found = common.load(cfg, count)
+    if cfg.data in cfg.sets:
+        return found
+    shape = found.train.images.shape[1:]
+    if len(shape) != 3 or shape[2] != 1:
+        raise ValueError(
+            f"STDP networks take still grey images [N, H, W], but the inputs of {cfg.data} have shape {shape}: bring them to it, or use another script."
+        )
+
+    def of_bytes(split: data.Split | None) -> data.Split | None:
+        if split is None or split.images.dtype == np.uint8:
+            return split
+        if not 0 <= split.images.min() <= split.images.max() <= 1:
+            raise ValueError(
+                f"The images of {cfg.data} must be bytes, or floats in [0, 1]."
+            )
+        return split._replace(images=np.round(255 * split.images).astype(np.uint8))
+
+    train, held, test = map(of_bytes, (found.train, found.validation, found.test))
+    known = range(found.num_classes, max([0, *(d.classes for d in cfg.network().decision)]))  # fmt: skip
+    names = (*found.class_names, *map(str, known))
+    return data.Dataset(found.name, train, held, test, names)
 
 
 def bare_trainer(

@@ -103,9 +103,11 @@ def test_defaults_never_offend(script):
     module = SCRIPTS[script]
     axes = [
         (name, options(module.Config, name))
-        for name in ("recipe", "method", "network", "solver", "data")
+        for name in ("recipe", "method", "network", "solver")
         if name in module.Config.__dataclass_fields__ and options(module.Config, name)
     ]
+    if module.Config.sets:
+        axes.append(("data", module.Config.sets))
     if script == "stdp_mnist":
         axes.append(("recipe", list(stdp_mnist.stdp.NETWORKS)))
     names = [name for name, _ in axes]
@@ -120,8 +122,17 @@ USELESS = {
         ({"block_size": 5, "timesteps": 4}, "--block-size 5", "--timesteps"),
         ({"num_processes": 2}, "--num-processes 2", "--coordinator"),
         ({"data": "digits", "data_dir": OUT}, "--data-dir unused", "--data"),
+        ({"data": "my.npz", "data_dir": OUT}, "--data-dir unused", "--data"),
+        ({"frames": True}, "--frames", "--data FILE.npz"),
+        ({"frames": True, "data": "my.npz", "timesteps": 9}, "--timesteps 9", "T is"),
+        ({"hidden": (9,)}, "--hidden 9", "--network mlp"),
     ],
     "eventprop_mnist": [
+        (
+            {"frames": True, "data": "a.npz", "duration": 9.0, "t_max": 5.0},
+            "--duration 9.0",
+            "T is the file's",
+        ),
         ({"xi": 0.1}, "--xi 0.1", "--recipe reference"),
         ({"alpha": 0.5, "recipe": "conv"}, "--alpha 0.5", "--recipe reference"),
         ({"beta": 1.0, "recipe": "recurrent"}, "--beta 1.0", "--recipe reference"),

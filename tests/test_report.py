@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.text import Annotation
 
-from jsnn import activity, layers, neurons
+from jsnn import activity, encoders, layers, neurons
 from jsnn.plot import figures, report
 from jsnn.plot import spikes as spike_figures
 from jsnn.train import runs
@@ -212,7 +212,7 @@ def test_save_figures(tmp_path):
         images=np.full((5, 2, 2, 1), 200, np.uint8),
         labels=np.array([0, 1, 2, 0, 1]),
         prediction=np.array([1, 1, 2, 0, 1]),
-        num_steps=T,
+        encode=encoders.constant(T),
         class_names=CLASSES,
     )
     for name in ("curves", "raster", "membranes", "confusion"):

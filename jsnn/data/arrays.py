@@ -3,6 +3,7 @@
 Axes: N samples, then whatever a sample holds: `[F]` features, `[H, W, C]` an image, `[T, ...]` frames or spikes of T steps.
 """
 
+import dataclasses
 import os
 import pathlib
 import zipfile
@@ -13,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from jsnn import check
-from jsnn.data.dataset import DataError, Dataset, Split, check_labels, hold_out
+from jsnn.data.dataset import (
+    DataError,
+    Dataset,
+    Split,
+    check_images,
+    check_labels,
+    hold_out,
+)
 
 KEYS = ("inputs", "labels", "test_inputs", "test_labels")
 
@@ -78,12 +86,29 @@ def arrays(
 
 
 def from_file(
-    path: str | os.PathLike[str], *, num_validation: int = 0, seed: int = 0
+    path: str | os.PathLike[str],
+    *,
+    frames: bool = False,
+    num_validation: int = 0,
+    seed: int = 0,
 ) -> Dataset:
-    """Reads an `.npz` file with `inputs` and `labels`, and `test_inputs` and `test_labels` or else a fifth of the samples held out for testing.
+    """Reads a data set from an `.npz` file, as scripts do with `--data FILE.npz`.
+
+    | key | what |
+    |---|---|
+    | `inputs` | images `[N, H, W, C]` or grey `[N, H, W]`, bytes or floats in [0, 1]; feature vectors `[N, F]`; with `frames` inputs of T steps `[N, T, ...]` |
+    | `labels` | class indices `[N]`, from 0 |
+    | `test_inputs`, `test_labels` | a test set; without it a fifth of the samples is held out for testing, always the same |
+
+    Args:
+      path: the file, written by `numpy.savez`.
+      frames: the second axis is time. Values of a step, spikes or currents, are then taken as they are; whole numbers are counts.
+      num_validation: training samples to hold out, chosen by `seed`.
+      seed: of this choice alone.
 
     Raises:
       DataError: if there is no such file, or it is no `.npz` file with these arrays.
+      ValueError: if an array has a wrong shape, type or value.
     """
     path = pathlib.Path(path)
     found = read_arrays(path)
@@ -92,17 +117,25 @@ def from_file(
         raise DataError(
             f"{path} must hold `inputs` and `labels`, and `test_inputs` and `test_labels` together or not at all; it holds {', '.join(found) or 'nothing'}."
         )
-    test = (found["test_inputs"], found["test_labels"]) if len(found) == 4 else None
+    for name in {"inputs", "test_inputs"} & found.keys():
+        x, kind = found[name], name.removesuffix("inputs")
+        if frames and x.ndim < 3:
+            raise ValueError(
+                f"`frames`: the {name} of {path} have shape {x.shape}, but frames are [N, T, ...]: leave it out for inputs that do not vary in time."
+            )
+        if not frames and x.ndim > 4:
+            raise ValueError(
+                f"The {name} of {path} have shape {x.shape}: pass `frames` if the second axis is time."
+            )
+        if not frames and x.ndim > 2:
+            found[name] = check_images(f"{kind}inputs", x)
+    test = (found["test_inputs"], found["test_labels"]) if "test_inputs" in found else None  # fmt: skip
     num_test = 0 if test else max(1, len(found["labels"]) // 5)
-    return arrays(
-        found["inputs"],
-        found["labels"],
-        test=test,
-        num_test=num_test,
-        num_validation=num_validation,
-        seed=seed,
-        name=path.stem,
+    whole = arrays(
+        found["inputs"], found["labels"], test=test, num_test=num_test, name=path.stem
     )
+    train, validation = hold_out(whole.train, num_validation, seed)
+    return dataclasses.replace(whole, train=train, validation=validation)
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -123,7 +123,7 @@ def check_split(
     Raises:
       ValueError: naming the argument, the value and the remedy.
     """
-    checked_images = _check_images(argument, np.asarray(images))
+    checked_images = check_images(argument, np.asarray(images))
     checked_labels = check_labels(
         f"`{argument}` labels", np.asarray(labels), num_classes
     )
@@ -137,7 +137,8 @@ def check_split(
     return Split(checked_images, checked_labels)
 
 
-def _check_images(argument: str, images: np.ndarray) -> Images:
+def check_images(argument: str, images: np.ndarray) -> Images:
+    """Images `[N, H, W, C]`, or grey without channels, as bytes or float32, or a `ValueError` that says what is wrong with them."""
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4:

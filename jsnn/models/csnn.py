@@ -1,5 +1,6 @@
 """Convolutional spiking networks for small images: the snnTorch reference, and one that learns faster."""
 
+import itertools
 import math
 
 from flax import nnx
@@ -58,6 +59,26 @@ def csnn(
         block_size=block_size,
         remat=remat,
     )
+
+
+def mlp(
+    shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    neuron: neurons.Neuron,
+    hidden: tuple[int, ...] = (256,),
+    spiking_output: bool = False,
+    block_size: int | None = None,
+    remat: bool = False,
+    rngs: nnx.Rngs,
+) -> layers.Sequence:
+    """Dense layers of spiking neurons for inputs of any shape; the output is the last layer's current, or its spikes."""
+    sizes = (math.prod(shape), *hidden, num_classes)
+    found = []
+    for pair in itertools.pairwise(sizes):
+        found += [layers.Dense(*pair, init="kaiming", rngs=rngs), layers.Neurons(neuron)]  # fmt: skip
+    found = found if spiking_output else found[:-1]
+    return layers.Sequence(*found, block_size=block_size, remat=remat)
 
 
 def fast_csnn(

@@ -10,18 +10,16 @@ import io
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jsnn import activity, layers, metrics
-from jsnn.encoders import unit_interval
 from jsnn.plot import figures
 from jsnn.plot import spikes as spike_figures
 from jsnn.train import runs
-from jsnn.unroll import Constant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -269,7 +267,7 @@ def save_figures(
     images: Any,
     labels: Any,
     prediction: Any,
-    num_steps: int,
+    encode: Callable[..., Any],
     class_names: Sequence[str],
 ) -> None:
     """Writes curves.png, raster.png, membranes.png and confusion.png to a finished run's folder.
@@ -280,16 +278,16 @@ def save_figures(
       folder: the run's, with its metrics.jsonl.
       graphdef: static part of the model, from `layers.split`.
       model: its arrays.
-      images: of the test set, `[S, H, W, C]`.
+      images: inputs of the test set, `[S, ...]`.
       labels: true classes `[S]`.
       prediction: predicted classes `[S]`.
-      num_steps: T, steps for which an image is shown.
+      encode: `(images, None) -> signal`, as the network was trained.
       class_names: one name a class.
     """
     prediction, labels = np.asarray(prediction), np.asarray(labels)
     sample = int(np.argmax(prediction == labels))
-    image = unit_interval(jnp.asarray(images[sample : sample + 1]))
-    activities = activity.record(graphdef, model, Constant(image, num_steps))
+    signal = encode(jnp.asarray(images[sample : sample + 1]), None)
+    activities = activity.record(graphdef, model, signal)
     names = activity.neuron_names(graphdef, model)
     matrix = metrics.confusion_matrix(prediction, labels, len(class_names))
     drawn = {
