@@ -29,7 +29,6 @@ from jsnn.eventprop import (
     event_readout,
     feed_forward,
     grid,
-    grid_readout,
     losses,
     spikes,
     synapse,
@@ -90,7 +89,7 @@ def _input(x: Any, dt: float) -> TimedSpikes:
 
 def _loss_of_hidden(hidden: TimedSpikes, x: Any, dt: float) -> Any:
     drive = synapse.synapse(synapse.dense, x["w_out"], hidden)
-    _, v = grid_readout.leaky_integrator(LIParams(), None, drive, dt=dt)
+    _, v = grid.leaky_integrator(LIParams(), None, drive, dt=dt)
     return jnp.sum(losses.weighted_voltage(v)[0] * x["c"])
 
 

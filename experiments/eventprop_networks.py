@@ -224,14 +224,15 @@ DESIGNS: dict[str, Callable[..., Design]] = {
 def make_task(cfg: "Config", design: Design) -> tasks.Task:
     """Initial weights, loss and prediction. The model's parameters are the weights; `rest` is what kicks have added to them."""
     net = network.chain(*design.layers)
+    physics = [layer.physics for layer in design.layers]
 
     def value(params, lift, x):
         if cfg.kick:
             params = [params[0] + lift, *params[1:]]
-        return net.apply(params, net.physics, None, x).value
+        return net.apply(Model(params, physics), x).value
 
     def init(key):
-        params = net.init(key)
+        params = net.init(key).params
         lift = jnp.zeros((1, params[0].shape[1])) if cfg.kick else ()
         return Model(params, lift)
 
@@ -279,7 +280,7 @@ def look(
         def loss(value):
             return design.loss(design.read(value), labels).sum()
 
-        return traces.look(design.layers, params, physics, x, loss, dt=cfg.dt)
+        return traces.look(design.layers, Model(params, physics), x, loss, dt=cfg.dt)
 
     found = run(params, images, jnp.asarray(labels))
     names = [f"hidden {k + 1}" for k in range(len(found) - 1)] + ["output"]

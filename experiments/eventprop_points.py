@@ -230,14 +230,9 @@ def look(
             times = losses.first_spike_times(out, dt=cfg.dt, substep=True)
             return _loss(cfg, times, labels).sum()
 
-        return traces.look(
-            layers,
-            [params["hidden"], (), params["output"], ()],
-            [layer.physics for layer in layers],
-            z,
-            loss,
-            dt=cfg.dt,
-        )
+        weights = [params["hidden"], (), params["output"], ()]
+        model = Model(weights, [layer.physics for layer in layers])
+        return traces.look(layers, model, z, loss, dt=cfg.dt)
 
     found = traced(params, jnp.asarray(points), jnp.asarray(labels))
     return dict(zip(("hidden", "output"), found, strict=True))

@@ -97,11 +97,13 @@ def eventprop_network() -> tuple[Loss, Any]:
         network.leaky(dt=1.0),
     )
 
-    def loss(params, x):
-        spikes = TimedSpikes(x)
-        return net.apply(params, net.physics, None, spikes).value.max(0).var()
+    model = net.init(jax.random.key(0))
 
-    return loss, net.init(jax.random.key(0))
+    def loss(params, x):
+        out = net.apply(model._replace(params=params), TimedSpikes(x))
+        return out.value.max(0).var()
+
+    return loss, model.params
 
 
 def operations(loss: Loss, params: Any, devices: jax.sharding.Mesh | None) -> float:

@@ -22,9 +22,7 @@ from jsnn.eventprop import (
     synapse,
 )
 from jsnn.eventprop.event_layers import recurrent
-from jsnn.eventprop.grid import lif
-from jsnn.eventprop.grid_readout import leaky_integrator
-from jsnn.eventprop.grid_recurrent import recurrent_lif
+from jsnn.eventprop.grid import leaky_integrator, lif
 from jsnn.eventprop.losses import weighted_voltage
 
 # Compiling is what these tests cost, so it goes without optimisation.
@@ -113,9 +111,8 @@ def grid_gradient(x, with_recurrence, dt):
         drive = synapse.synapse(synapse.dense, w["w"], TimedSpikes(z))
         if with_recurrence:
             k = round(DELAY / dt)
-            return recurrent_lif(
-                LIFParams(), w["w_rec"], None, drive, dt=dt, delay_steps=k
-            )[1].values
+            recurrence = {"weights": w["w_rec"], "delay_steps": k}
+            return lif(LIFParams(), None, drive, dt=dt, **recurrence)[1].values
         return lif(LIFParams(), None, drive, dt=dt)[1].values
 
     def voltage(spikes):

@@ -20,9 +20,8 @@ from jsnn.eventprop import (
     synapse,
 )
 from jsnn.eventprop.flow import flow
-from jsnn.eventprop.grid import Crossing, GridState, lif, pack, unpack
-from jsnn.eventprop.grid_readout import leaky_integrator
-from jsnn.eventprop.grid_recurrent import RecurrentState, recurrent_lif
+from jsnn.eventprop.grid import leaky_integrator, lif
+from jsnn.eventprop.grid_step import Crossing, GridState, pack, unpack
 from jsnn.eventprop.spikes import from_times
 
 # Compiling is what these tests cost, so it goes without optimisation.
@@ -142,12 +141,12 @@ def test_recurrent_layer_equals_numpy_loop(taus, dt, delay, slope, reset):
     def run(w, w_rec, z_in, threshold, v_r):
         params = LIFParams(*TAUS[taus], threshold, v_r)
         drive = synapse.synapse(synapse.dense, w, TimedSpikes(z_in))
-        _, z = recurrent_lif(
+        _, z = lif(
             params,
-            w_rec,
             None,
             drive,
             dt=dt,
+            weights=w_rec,
             delay_steps=delay,
             slope=slope,
             reset=reset,
@@ -177,7 +176,8 @@ def test_layer_without_recurrence_equals_one_with_zero_weights():
 
     def recurrent(params, mass, time):
         zero = jnp.zeros_like(jnp.asarray(w_rec))
-        return recurrent_lif(params, zero, None, Drive(mass, time), dt=0.5)[1].values
+        drive = Drive(mass, time)
+        return lif(params, None, drive, dt=0.5, weights=zero)[1].values
 
     results = []
     for run in (plain, recurrent):
@@ -252,7 +252,7 @@ def test_leaky_integrator_equals_autodiff(taus):
 
     def loss(run):
         def f(params, u):
-            (_, i), v = run(params, u)
+            (_, i, *_), v = run(params, u)
             return jnp.sum(v * v_bar) + jnp.sum(jnp.sin(i))
 
         return f
@@ -388,7 +388,8 @@ def test_blocks_equal_the_whole(block):
 
     def layer(w, w_rec, state, z):
         drive = synapse.synapse(synapse.dense, w, TimedSpikes(z))
-        return recurrent_lif(LIFParams(), w_rec, state, drive, dt=0.5, delay_steps=3)
+        recurrence = {"weights": w_rec, "delay_steps": 3}
+        return lif(LIFParams(), state, drive, dt=0.5, **recurrence)
 
     def whole(w, w_rec, z):
         return jnp.sum(layer(w, w_rec, None, z)[1].values * z_bar)
@@ -398,9 +399,7 @@ def test_blocks_equal_the_whole(block):
             return x.reshape(-1, block, *x.shape[1:])
 
         zeros = jnp.zeros((B, N))
-        rest = RecurrentState(
-            GridState(zeros, zeros), TimedSpikes(jnp.zeros((3, B, N)))
-        )
+        rest = GridState(zeros, zeros, pending=jnp.zeros((3, B, N)))
 
         def body(state, x):
             state, s = layer(w, w_rec, state, x[0])

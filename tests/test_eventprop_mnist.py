@@ -15,6 +15,7 @@ from experiments.eventprop_mnist import Config
 from jsnn import augment
 from jsnn import data as datasets
 from jsnn.eventprop import counts, network
+from jsnn.model import Model
 from jsnn.train import checkpoint
 from jsnn.train.rebuild import Shapes
 from jsnn.train.supervised import Data, Samples
@@ -130,11 +131,12 @@ def test_kick_wakes_all_outputs_and_the_gradient_is_that_of_the_kicked_weights()
     np.testing.assert_allclose(rounds, rounds.round(), atol=1e-5)  # whole kicks
     assert (rounds > 0.5).all()
     net = network.chain(*design.layers)
+    physics = [layer.physics for layer in design.layers]
     x = design.encode(images, None)
 
     def spikes(lift):
         weights = [model.params[0] + lift, ()]
-        return counts(net.apply(weights, net.physics, None, x).value)
+        return counts(net.apply(Model(weights, physics), x).value)
 
     assert (spikes(lift) > 0).all()
     assert (spikes(lift - 0.1) == 0).any()  # not more kicks than it takes
@@ -153,7 +155,8 @@ def test_other_recipes_fire_and_learn_a_batch(recipe):
     state = jax.jit(lambda key: start(trainer, key))(jax.random.key(1))
     net = network.chain(*design.layers)
     x = design.encode(images, None)
-    out = jax.jit(lambda w: net.apply(w, net.physics, None, x))(state.own.model.params)
+    model = Model(state.own.model.params, [layer.physics for layer in design.layers])
+    out = jax.jit(net.apply)(model, x)
     assert all((counts(s) > 0).any() for s in out.spikes)
     run, losses = jax.jit(trainer.run, static_argnums=3), []
     for _ in range(15):

@@ -13,19 +13,19 @@ from jsnn.eventprop import (
     Drive,
     LIFParams,
     LIParams,
+    OccupiedSpikes,
     RatePenalty,
     TimedSpikes,
     chain,
-    in_blocks,
     network,
     synapse,
     traces,
 )
 from jsnn.eventprop import delay as delays
-from jsnn.eventprop.grid import lif
-from jsnn.eventprop.grid_readout import leaky_integrator
+from jsnn.eventprop.grid import leaky_integrator, lif
 from jsnn.eventprop.losses import cross_entropy, max_voltage
 from jsnn.eventprop.spikes import split
+from jsnn.model import Model
 
 # Compiling is what these tests cost, so it goes without optimisation.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -33,15 +33,16 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 T, B = 60, 3
 LABELS = jnp.array([0, 1, 2])
 
-SHALLOW = chain(
+LAYERS = (
     network.dense(6, 8, mean=1.5, std=0.8),
     network.lif(dt=0.5),
     network.dense(8, 3, mean=0.5, std=0.5),
     network.leaky(dt=0.5),
 )
+SHALLOW = chain(*LAYERS)
 
 
-def deep():
+def deep(**options):
     return chain(
         network.dense(6, 8, mean=1.5, std=0.8),
         network.lif(dt=0.5),
@@ -49,6 +50,7 @@ def deep():
         network.recurrent(7, mean=0.0, std=0.3, dt=0.5, delay_steps=2),
         network.dense(7, 3, mean=0.5, std=0.5),
         network.leaky(dt=0.5),
+        **options,
     )
 
 
@@ -57,22 +59,23 @@ def spikes(*shape, seed=0, rate=0.1):
     return TimedSpikes(jnp.asarray(z, jnp.float32))
 
 
-def weights_of(net, seed=0):
-    """Weights as `net.init` draws them, from NumPy: JAX's generator takes seconds to compile."""
+def model_of(net, seed=0):
+    """A model as `net.init` draws it, from NumPy: JAX's generator takes seconds to compile."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    shapes = jax.eval_shape(net.init, jax.random.key(0)).params
     scale = {(6, 8): (1.5, 0.8), (8, 7): (0.6, 0.5), (7, 7): (0.0, 0.3)}
 
     def draw(a):
         mean, std = scale.get(a.shape, (0.5, 0.4))
         return jnp.asarray(rng.normal(mean, std, a.shape), jnp.float32)
 
-    return jax.tree.map(draw, shapes)
+    rest = jit(lambda key: net.init(key).rest)(jax.random.key(0))
+    return Model(jax.tree.map(draw, shapes), rest)
 
 
 def loss_of(net, x):
-    def loss(weights, physics):
-        out = net.apply(weights, physics, None, x)
+    def loss(params, rest):
+        out = net.apply(Model(params, rest), x)
         return cross_entropy(max_voltage(out.value), LABELS).mean(), out.spikes
 
     return loss
@@ -84,20 +87,22 @@ def test_deep_recurrent_network_learns_and_all_weights_take_part():
 
     tx = optax.adam(0.02)
 
+    model = model_of(net)
+
     @jit
-    def train(weights):
+    def train(params):
         def step(carry, _):
-            weights, moments = carry
+            params, moments = carry
             (value, hidden), g = jax.value_and_grad(loss, has_aux=True)(
-                weights, net.physics
+                params, model.rest
             )
             updates, moments = tx.update(g, moments)
-            carry = optax.apply_updates(weights, updates), moments
+            carry = optax.apply_updates(params, updates), moments
             return carry, (value, [s.values.sum() for s in hidden], g)
 
-        return jax.lax.scan(step, (weights, tx.init(weights)), length=60)[1]
+        return jax.lax.scan(step, (params, tx.init(params)), length=60)[1]
 
-    values, counts, gradients = train(weights_of(net))
+    values, counts, gradients = train(model.params)
     assert len(counts) == 2
     assert all((c[0] > 10) for c in counts)
     used = [float(jnp.abs(g[0]).max()) for g in jax.tree.leaves(gradients)]
@@ -108,47 +113,53 @@ def test_deep_recurrent_network_learns_and_all_weights_take_part():
 
 def test_blocks_with_recomputation_equal_the_whole():
     """And keep less: no residual as long as T but inputs and read-out."""
-    net, x = deep(), spikes(6, seed=1)
-    weights = weights_of(net)
-    loss = loss_of(net, x)
+    x = spikes(6, seed=1)
+    params, rest = model_of(deep())
 
-    def by_blocks(weights, remat):
-        value, counts = in_blocks(
-            net, weights, net.physics, x, block_size=10, remat=remat
-        )
-        return cross_entropy(max_voltage(value), LABELS).mean(), counts
+    def loss(params, **options):
+        return loss_of(deep(**options), x)(params, rest)
 
-    (want, hidden), g = jit(jax.value_and_grad(loss, has_aux=True))(
-        weights, net.physics
-    )
+    (want, hidden), g = jit(jax.value_and_grad(loss, has_aux=True))(params)
     size = {}
     for remat in (False, True):
 
-        def both(weights, remat=remat):
-            value, pull, counts = jax.vjp(
-                lambda w: by_blocks(w, remat), weights, has_aux=True
-            )
-            return value, counts, pull
+        def both(params, remat=remat):
+            blocks = functools.partial(loss, block_size=10, remat=remat)
+            value, pull, fired = jax.vjp(blocks, params, has_aux=True)
+            return value, fired, pull
 
-        pull = jax.eval_shape(lambda w: both(w)[2], weights)
+        pull = jax.eval_shape(lambda w: both(w)[2], params)
         size[remat] = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(pull))
 
     @jit
-    def run(weights):
-        value, counts, pull = both(weights)
-        return value, counts, pull(jnp.ones(()))[0]
+    def run(params):
+        value, fired, pull = both(params)
+        return value, fired, pull(jnp.ones(()))[0]
 
-    value, counts, got = run(weights)
+    value, fired, got = run(params)
     np.testing.assert_allclose(value, want, rtol=1e-5)
-    for c, s in zip(counts, hidden, strict=True):
-        np.testing.assert_array_equal(c, s.values.sum(0))
-        assert float(c.sum()) > 10
+    for a, b in zip(fired, hidden, strict=True):
+        np.testing.assert_array_equal(a.values, b.values)
+        assert float(a.values.sum()) > 10
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), got, g
     )
     assert size[True] < 0.5 * size[False]
     with pytest.raises(ValueError, match="`block_size`"):
-        in_blocks(net, weights, net.physics, x, block_size=7)
+        loss(params, block_size=T + 1)
+
+
+def test_a_shorter_last_block_and_occupied_steps():
+    """What T leaves over makes a block of its own; spikes stored on a few steps are spread out."""
+    x = spikes(6, seed=2)
+    occupied = OccupiedSpikes(x.values[10:15], jnp.arange(10, 15), T)
+    model = model_of(SHALLOW)
+    for given in (x, occupied):
+        want = SHALLOW.apply(model, given)
+        got = chain(*LAYERS, block_size=7).apply(model, given)
+        assert float(want.spikes[0].values.sum()) > 5
+        np.testing.assert_array_equal(got.spikes[0].values, want.spikes[0].values)
+        np.testing.assert_allclose(got.value, want.value, rtol=1e-5, atol=1e-6)
 
 
 def test_convolutional_network_runs_and_is_differentiated():
@@ -164,8 +175,7 @@ def test_convolutional_network_runs_and_is_differentiated():
     )
     x = spikes(8, 8, 1)
     value_and_grad = jit(jax.value_and_grad(loss_of(net, x), has_aux=True))
-    weights = weights_of(net)
-    (_, hidden), g = value_and_grad(weights, net.physics)
+    (_, hidden), g = value_and_grad(*model_of(net))
     assert [s.values.shape[2:] for s in hidden] == [(6, 6, 4), (3, 3, 5)]
     assert all(float(s.values.sum()) > 10 for s in hidden)
     assert all(float(jnp.abs(a).max()) > 0 for a in jax.tree.leaves(g))
@@ -179,21 +189,22 @@ def test_split_layer_is_the_function_and_wants_all_steps():
         network.dense(5, 3, mean=0.4, std=0.4),
         network.leaky(dt=1.0),
     )
-    plain = chain(*parts)
-    net = chain(*parts[:2], network.split(dt=1.0), *parts[2:])
-    first, none, second, _ = weights_of(plain)
+    (first, none, second, _), physics = model_of(chain(*parts))
     x = spikes(6)
-    hidden = chain(*parts[:2]).apply([first, none], plain.physics[:2], None, x).value
+    below = Model([first, none], physics[:2])
+    hidden = chain(*parts[:2]).apply(below, x).value
     shared = split(hidden, dt=1.0)
-    want = chain(*parts[2:]).apply([second, ()], plain.physics[2:], None, shared).value
-    weights = [first, none, (), second, ()]
-    out = net.apply(weights, net.physics, None, x)
+    above = Model([second, ()], physics[2:])
+    want = chain(*parts[2:]).apply(above, shared).value
+    parts = (*parts[:2], network.split(dt=1.0), *parts[2:])
+    model = Model([first, none, (), second, ()], [*physics[:2], (), *physics[2:]])
+    out = chain(*parts).apply(model, x)
     np.testing.assert_array_equal(out.value, want)
     (counted,) = out.spikes
     np.testing.assert_array_equal(counted.values, hidden.values)
     assert float(jnp.abs(shared.values - hidden.values).max()) > 0.1
     with pytest.raises(ValueError, match="all time steps at once"):
-        in_blocks(net, weights, net.physics, x, block_size=1)
+        chain(*parts, block_size=1).apply(model, x)
 
 
 def test_weights_are_drawn_as_declared(key):
@@ -205,7 +216,7 @@ def test_weights_are_drawn_as_declared(key):
         ),
         network.leaky(dt=1.0),
     )
-    first, none, delayed, _ = jit(net.init)(key)
+    first, none, delayed, _ = jit(net.init)(key).params
     assert none == ()
     # 20,000 and 2,000 draws, five standard errors.
     np.testing.assert_allclose(first.mean(), 1.5, atol=5 * 0.8 / 141)
@@ -217,15 +228,15 @@ def test_weights_are_drawn_as_declared(key):
 
 def test_seeds_and_physics_are_swept_by_vmap():
     net, x = SHALLOW, spikes(6)
-    seeds = [weights_of(net, 0), weights_of(net, 1)]
+    seeds = [model_of(net, 0), model_of(net, 1)]
     taus = jnp.array([15.0, 30.0])
 
-    def gradient(weights, tau):
-        physics = list(net.physics)
+    def gradient(model, tau):
+        physics = list(model.rest)
         physics[1] = physics[1]._replace(
             params=LIFParams(tau_mem=tau), penalty=RatePenalty(0.1, 0.1, 2.0)
         )
-        g, _ = jax.grad(loss_of(net, x), has_aux=True)(weights, physics)
+        g, _ = jax.grad(loss_of(net, x), has_aux=True)(model.params, physics)
         return g
 
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *seeds)
@@ -351,7 +362,7 @@ def test_a_dense_network_is_the_chain_that_it_stands_for(key):
         network.leaky(dt=0.5),
     )
     own = jsnn.classifier(
-        jsnn.network(network.chain(*layers)),
+        network.chain(*layers),
         encode=jsnn.eventprop.latency.encoder(t_max=16.0, T=20.0, dt=0.5),
         loss=jsnn.eventprop.losses.ce_max_voltage,
         read_out=jsnn.eventprop.losses.max_voltage,

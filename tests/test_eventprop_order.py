@@ -25,9 +25,7 @@ from jsnn.eventprop import (
     synapse,
 )
 from jsnn.eventprop.event_layers import recurrent
-from jsnn.eventprop.grid import lif
-from jsnn.eventprop.grid_readout import leaky_integrator
-from jsnn.eventprop.grid_recurrent import recurrent_lif
+from jsnn.eventprop.grid import leaky_integrator, lif
 from jsnn.eventprop.spikes import split
 
 # Compiling is what these tests cost, so it goes without optimisation.
@@ -104,9 +102,8 @@ def on_grid(dt, p, x):
     drive = synapse.synapse(synapse.dense, p["w"], TimedSpikes(z))
     if "w_rec" in p:
         delay = round(DELAY / dt)
-        _, hidden = recurrent_lif(
-            p["physics"], p["w_rec"], None, drive, dt=dt, delay_steps=delay
-        )
+        recurrence = {"weights": p["w_rec"], "delay_steps": delay}
+        _, hidden = lif(p["physics"], None, drive, dt=dt, **recurrence)
     else:
         _, hidden = lif(p["physics"], None, drive, dt=dt)
     drive = synapse.synapse(synapse.dense, p["w_out"], split(hidden, dt=dt))

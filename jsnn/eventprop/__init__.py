@@ -2,7 +2,7 @@
 
 The adjoint method differentiates spike *times*, with no surrogate. Two solvers share equations, losses and units (milliseconds by default):
 
-- a time grid: `dense_network`, or a `network.chain` of layers of one's own, or the layers themselves (`grid.lif`, `grid_recurrent.recurrent_lif`, `grid_readout.leaky_integrator`)
+- a time grid: `dense_network`, or a `network.chain` of layers of one's own, or the layers themselves (`grid.lif`, `grid.leaky_integrator`)
   behind any linear `synapse`. Fast, batched; approaches the exact gradient as dt falls.
 - events: `event_layers` (and `events.solve` below them). Exact to rounding, also in input times, delays, thresholds and time constants.
 
@@ -17,7 +17,7 @@ from jsnn.eventprop.event_layers import (
 )
 from jsnn.eventprop.events import Arrivals, EventSpikes, Recurrence, solve
 from jsnn.eventprop.flow import LIFParams, LIParams
-from jsnn.eventprop.network import Network, Physics, chain, in_blocks
+from jsnn.eventprop.network import Physics, chain
 from jsnn.eventprop.ready import dense_network
 from jsnn.eventprop.regularise import RatePenalty, kick_silent, lift_silent
 from jsnn.eventprop.spikes import Drive, OccupiedSpikes, TimedSpikes, counts
@@ -29,7 +29,6 @@ __all__ = [
     "FirstSpikes",
     "LIFParams",
     "LIParams",
-    "Network",
     "OccupiedSpikes",
     "Physics",
     "RatePenalty",
@@ -40,7 +39,6 @@ __all__ = [
     "dense_network",
     "feed_forward",
     "first_spikes",
-    "in_blocks",
     "input_spikes",
     "kick_silent",
     "lift_silent",

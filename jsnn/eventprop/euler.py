@@ -11,24 +11,56 @@ jump of lV is neither decayed nor seen by lI within its step; the slope is not b
 tau_s, which the reference leaves to its learning rate.
 """
 
-import functools
-from typing import NamedTuple
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jsnn import check
-from jsnn.eventprop.flow import LIFParams, aligned, check_params
-from jsnn.eventprop.grid import dense_cotangents
-from jsnn.eventprop.spikes import Drive, TimedSpikes, require_drive
+from jsnn.eventprop.flow import LIFParams
+from jsnn.eventprop.grid import over_time
+from jsnn.eventprop.grid_step import Fired, GridState
+from jsnn.eventprop.spikes import Drive, TimedSpikes
 
 
-class _Static(NamedTuple):
-    """Static choices."""
+@dataclasses.dataclass(frozen=True)
+class EulerStep:
+    r"""The rule of the reference's neurons, as `grid_step.LIFStep`; its adjoint state holds $\lambda_V$ and $\lambda_I$ themselves."""
 
     dt: float
-    omit_tau_syn: bool
+    omit_tau_syn: bool = True
+
+    def forward(self, p, coefficients, state, u) -> tuple[GridState, Fired, Array]:
+        """The state after a step, its spikes, and 1/g."""
+        v, i, _ = state
+        new = v + self.dt / p.tau_mem * (i - v)
+        spiked = new > p.threshold
+        inverse = jnp.where(spiked, 1.0 / (i - p.threshold + 1e-10), 0.0)
+        state = GridState(
+            jnp.where(spiked, p.reset, new), i - self.dt / p.tau_syn * i + u
+        )
+        spikes = spiked.astype(u.dtype)
+        return state, Fired(spikes, jnp.zeros_like(spikes)), inverse
+
+    def emit(self, p, adjoint, bar) -> tuple[Array, Array]:
+        """An arrival is heard one step later, so the mass gets what flows back over this one."""
+        lv, li, _ = adjoint
+        mass = -(li + self.dt / p.tau_syn * (lv - li))
+        return mass if self.omit_tau_syn else p.tau_syn * mass, lv - li
+
+    def backward(
+        self, p, coefficients, adjoint, inverse, bar, push, before, wanted
+    ) -> tuple[GridState, None]:
+        """The adjoint of the step before. There is no gradient of the physics."""
+        if wanted:
+            raise ValueError(
+                "`params` of the reference's Euler scheme cannot be differentiated; `grid.lif` can."
+            )
+        lv, li, _ = adjoint
+        jump = inverse * ((p.threshold - p.reset) * lv + bar)
+        new_v = lv - self.dt / p.tau_mem * lv + jump
+        return GridState(new_v, li + self.dt / p.tau_syn * (lv - li)), None
 
 
 def euler_lif(
@@ -48,42 +80,24 @@ def euler_lif(
     Raises:
       ValueError: if `dt` is out of range, or a gradient with respect to `params` is asked for.
     """
-    check_params(params)
-    dt = check.static("dt", dt, "(0, inf)")
-    require_drive(drive)
-    params = jax.tree.map(lambda p: jnp.asarray(p, drive.mass.dtype), params)
-    return TimedSpikes(_euler(_Static(dt, omit_tau_syn), params, drive))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _euler(static, params, drive):
-    return _run(static, params, drive.mass)[0]
-
-
-def _run(static: _Static, params: LIFParams, mass: Array) -> tuple[Array, Array, Array]:
-    p = aligned(params, mass.shape[1:], mass.dtype)
-
-    def step(carry, u):
-        v, i = carry
-        new = v + static.dt / p.tau_mem * (i - v)
-        spiked = new > p.threshold
-        inverse = jnp.where(spiked, 1.0 / (i - p.threshold + 1e-10), 0.0)
-        v = jnp.where(spiked, p.reset, new)
-        i = i - static.dt / p.tau_syn * i + u
-        return (v, i), (spiked.astype(mass.dtype), inverse, new)
-
-    rest = jnp.zeros_like(mass[0])
-    _, (spikes, inverse, v) = jax.lax.scan(step, (rest, rest), mass[:-1])
-    # Whoever does not read the membranes does not pay for them: the compiler drops them.
-    return jnp.concatenate([rest[None], spikes]), inverse, v
+    rule = EulerStep(check.static("dt", dt, "(0, inf)"), omit_tau_syn)
+    heard = jax.tree.map(lambda x: x[:-1], drive)
+    _, fired = over_time(rule, params, None, heard)
+    none = jnp.zeros_like(fired.spikes[:1])
+    return TimedSpikes(jnp.concatenate([none, fired.spikes]))
 
 
 def membranes(params: LIFParams, drive: Drive, *, dt: float) -> Float[Array, "T B *N"]:
     """Membrane that every step compares with the threshold, before any reset, `[T, B, *N]`, for plots. No gradient."""
-    require_drive(drive)
-    mass = jax.lax.stop_gradient(drive.mass)
-    _, _, v = _run(_Static(dt, True), params, mass)
-    return jnp.concatenate([jnp.zeros_like(mass[:1]), v])
+    mass, rule = jax.lax.stop_gradient(drive.mass), EulerStep(dt)
+
+    def step(state, u):
+        charged = state.v + dt / params.tau_mem * (state.i - state.v)
+        return rule.forward(params, None, state, u)[0], charged
+
+    rest = jnp.zeros_like(mass[0])
+    _, v = jax.lax.scan(step, GridState(rest, rest), mass[:-1])
+    return jnp.concatenate([rest[None], v])
 
 
 def adjoints(gradient: Drive) -> tuple[Array, Array]:
@@ -91,39 +105,3 @@ def adjoints(gradient: Drive) -> tuple[Array, Array]:
     lambda_i = -gradient.mass
     lambda_v = gradient.time[:-1] + lambda_i[1:]
     return jnp.concatenate([jnp.full_like(lambda_i[:1], jnp.nan), lambda_v]), lambda_i
-
-
-def _forward(static, params, drive):
-    if any(x.perturbed for x in params):
-        raise ValueError(
-            "`params` of the reference's Euler scheme cannot be differentiated; `grid.lif` can."
-        )
-    params = jax.tree.map(lambda x: x.value, params)
-    spikes, inverse, _ = _run(static, params, drive.mass.value)
-    return spikes, (params, inverse)
-
-
-def _backward(static, residuals, spikes_bar):
-    params, inverse = residuals
-    spikes_bar = dense_cotangents(spikes_bar)
-    p = aligned(params, inverse.shape[1:], inverse.dtype)
-
-    def step(carry, x):
-        lv, li = carry
-        inverse, time_gradient = x
-        jump = inverse * ((p.threshold - p.reset) * lv + time_gradient)
-        new_v = lv - static.dt / p.tau_mem * lv + jump
-        new_i = li + static.dt / p.tau_syn * (lv - li)
-        return (new_v, new_i), (-new_i, lv - li)
-
-    rest = jnp.zeros_like(spikes_bar[0])
-    _, (mass, time) = jax.lax.scan(
-        step, (rest, rest), (inverse, spikes_bar[1:]), reverse=True
-    )
-    if not static.omit_tau_syn:
-        mass = p.tau_syn * mass
-    last = rest[None]
-    return None, Drive(jnp.concatenate([mass, last]), jnp.concatenate([time, last]))
-
-
-_euler.defvjp(_forward, _backward, symbolic_zeros=True)

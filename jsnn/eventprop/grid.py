@@ -1,29 +1,15 @@
 r"""EventProp on a time grid: layers whose backward pass is the adjoint system, and that keep one number a neuron a step for it.
 
-Forward, step n (free flow, spike test, arrivals; see `flow`). Where `Vm >= theta` the neuron spikes. The straight line from V to Vm meets
-theta at a time `lead` before the grid point; there the membrane falls by theta - V_r, of which the rest of the step leaves a part:
+What happens within a step, forward and backward, stands in `grid_step`. This file leads a layer through time.
 
-    Vm = a V + kappa I;  Im = b I
-    V = Vm - (theta - V_r) exp(-lead / tau_m) where it spiked, else Vm;  I = Im + u[n]
-
-Backward, from the last step to the first. In the letters of the paper $\lambda_V, \lambda_I$; here the code carries
-$p_V = \partial L/\partial V = -\tau_m\lambda_V$ and $p_I = \partial L/\partial I = -\tau_s\lambda_I$, which makes the cotangent of a layer's
-state an ordinary gradient, and blocks of time chain by plain autodiff:
-
-    emit mass cotangent p_I and time cotangent p_I/tau_s - p_V/tau_m                  (= -tau_s lI and lV - lI)
-    flow back to the crossing; p_V += [(theta - V_r) p_V - tau_m dL/dt] / g           (g = tau_m dV/dt just before the spike)
-    flow back to the step before                                                      (p_V, p_I = a p_V, b p_I + kappa p_V)
-
-This is the adjoint of the continuous system, with the spike at its crossing. It approaches the exact gradient (`events`) with the second
-power of dt, as spikes and membranes do. It is not the derivative of the grid's own rounding: moving a spike across a grid point
-changes nothing. It is blind to spikes that appear or vanish: a silent neuron gets none.
-
-Kept for it: 1/g where there was a spike, with the place of the crossing in its last digits (`pack`), 4 bytes a neuron a step. If a time
-constant is differentiated (and only then) V and I are kept as well.
+Neurons of a recurrent layer hear themselves K >= 1 steps later. A spike that crosses in the middle of step n arrives K dt later in the middle
+of a step: it is shared out to the steps n + K - 1 and n + K, as `spikes.split` does, and gathers from both what it causes. (With
+`reset="hard"` it lies at the grid point, and arrives with step n + K.) The gradient of the recurrent weights is one product over all
+time steps, after the scan.
 """
 
 import functools
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,173 +17,287 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from jsnn import check
-from jsnn.eventprop.flow import (
-    Flow,
-    LIFParams,
-    aligned,
-    check_params,
-    flow,
+from jsnn.eventprop.flow import LIFParams, LIParams, aligned, check_params, flow
+from jsnn.eventprop.grid_step import (
+    Fired,
+    GridState,
+    IntegratorStep,
+    LIFStep,
+    Reset,
+    Slope,
+    pack,
+    unpack,
 )
 from jsnn.eventprop.regularise import RatePenalty, rate_push
 from jsnn.eventprop.spikes import Drive, TimedSpikes, require_drive
-
-Slope = Literal["substep", "membrane", "threshold"]
-Reset = Literal["hard", "subtract"]
-
-
-class GridState(NamedTuple):
-    """State of a layer after a step: `v` membrane, `i` synaptic current, `[B, *N]`."""
-
-    v: Float[Array, "B *N"]
-    i: Float[Array, "B *N"]
+from jsnn.eventprop.synapse import Linear, dense
+from jsnn.unroll import folded
 
 
-class Scheme(NamedTuple):
-    """Static choices of a layer."""
+def lif(
+    params: LIFParams,
+    state: GridState | None,
+    drive: Drive,
+    *,
+    dt: float,
+    weights: Any = None,
+    delay_steps: int = 1,
+    linear: Linear = dense,
+    penalty: RatePenalty | None = None,
+    slope: Slope = "substep",
+    reset: Reset = "subtract",
+    min_slope: float = 1e-2,
+    unroll: int = 1,
+) -> tuple[GridState, TimedSpikes]:
+    """A layer of current-based LIF neurons over a block of time steps, all of them or a few.
 
-    dt: float
-    slope: Slope
-    reset: Reset
-    min_slope: float
+    Args:
+      params: physics; differentiable.
+      state: of the block before; None for rest.
+      drive: what `synapse` returned, `[T, B, *N]`.
+      dt: time step, in the unit of the time constants.
+      weights: of synapses within the layer, `[N, N]` (from, to) for `dense`. None: a layer without recurrence.
+      delay_steps: K, the recurrent delay in steps.
+      linear: map of the recurrent synapse, `(weights, z[M, *N]) -> [M, *N]`.
+      penalty: pushes firing rates towards a target; a heuristic, see `RatePenalty`. It counts the spikes of this block.
+      slope: where tau_m dV/dt of a spike is read: at the interpolated crossing, at the grid point with the membrane found there,
+        or at the grid point with the membrane at threshold. Only the first makes the gradient of second order.
+      reset: `"subtract"` resets the membrane at the crossing, as the continuous system does: at the grid point it lacks what is left of
+        threshold - reset, and keeps what it has risen since; second order in dt. `"hard"` sets it to the reset potential at the grid
+        point, and takes the spike to lie there: every later spike is late by a part of dt, first order.
+      min_slope: floor of that slope, which bounds the gradient of grazing spikes.
+      unroll: of the scan; about 8 on GPU, 1 on CPU.
+
+    Returns:
+      The state after the last step, and the spikes `[T, B, *N]`, with their `lead`.
+
+    Raises:
+      ValueError: if a choice is unknown or a number out of range.
+    """
+    remedy = "On a time grid no spike is heard at once; `events` allows that."
+    delay_steps = check.whole("delay_steps", delay_steps, 1, remedy=remedy)
+    rule = LIFStep(check.static("dt", dt, "(0, inf)"), slope, reset, min_slope)
+    under_way = 0 if weights is None else delay_steps
+    if state is None and under_way:
+        rest = jnp.zeros((1 + under_way, *drive.mass.shape[1:]), drive.mass.dtype)
+        state = GridState(rest[0], rest[0], rest[1:])
+    if state is not None:
+        found = 0 if state.pending is None else state.pending.shape[0]
+        if found != under_way:
+            raise ValueError(
+                f"`state` belongs to a delay of {found} steps, `delay_steps` is {under_way} (0: a layer without recurrent `weights`)."
+            )
+    state, fired = over_time(
+        rule, params, state, drive, penalty, weights, linear, unroll=unroll
+    )
+    return state, TimedSpikes(fired.spikes, fired.lead)
+
+
+def leaky_integrator(
+    params: LIParams,
+    state: GridState | None,
+    drive: Drive,
+    *,
+    dt: float,
+    unroll: int = 1,
+) -> tuple[GridState, Float[Array, "T B *N"]]:
+    """A layer of leaky integrators over a block of time steps: a read-out whose membrane is the output, and which never spikes.
+
+    `V = a V + kappa I; I = b I + u[n]`: an arrival shows in the membrane one step later, as in `lif`.
+
+    Args:
+      params: physics; differentiable.
+      state: of the block before; None for rest.
+      drive: what `synapse` returned, `[T, B, *N]`.
+      dt: time step, in the unit of the time constants.
+      unroll: of the scan; about 8 on GPU, 1 on CPU.
+
+    Returns:
+      The state after the last step, and the membrane at every step, `[T, B, *N]`.
+    """
+    rule = IntegratorStep(check.static("dt", dt, "(0, inf)"))
+    return over_time(rule, params, state, drive, unroll=unroll)
+
+
+class _Static(NamedTuple):
+    """The rule of a step, the linear map of the recurrent synapse, steps of the scan unrolled."""
+
+    rule: Any
+    linear: Linear
     unroll: int
 
 
-class Fired(NamedTuple):
-    """What a step reports: `spikes`, and the time from the crossing to the grid point `lead`, both 0 where no spike."""
+class _Residuals(NamedTuple):
+    """What the forward pass leaves for the backward pass.
 
-    spikes: Array
-    lead: Array
-
-
-class Crossing(NamedTuple):
-    """What the adjoint needs of a spike, both 0 where no spike: `inverse` slope, and the part of the step that was `left`."""
-
-    inverse: Array
-    left: Array
-
-
-# Of the 23 binary digits of a float32.
-_LEFT_DIGITS = 10
-
-
-def pack(crossing: Crossing) -> Any:
-    """In float32 one word for both: 13 binary digits of 1/g and 10 of the place in the step, far more than the grid has right."""
-    inverse, left = crossing
-    if inverse.dtype != jnp.float32:
-        return crossing
-    room = 1 << _LEFT_DIGITS
-    word = jax.lax.bitcast_convert_type(inverse, jnp.int32) + room // 2
-    return (word & -room) + (left * (room - 1) + 0.5).astype(jnp.int32)
-
-
-def unpack(kept: Any) -> Crossing:
-    """What was given to `pack`."""
-    if isinstance(kept, Crossing):
-        return kept
-    room = 1 << _LEFT_DIGITS
-    inverse = jax.lax.bitcast_convert_type(kept & -room, jnp.float32)
-    return Crossing(inverse, (kept & (room - 1)).astype(jnp.float32) * (1 / (room - 1)))
-
-
-def make_scheme(
-    dt: float, slope: Slope, reset: Reset, min_slope: float, unroll: int
-) -> Scheme:
-    """Checks the static choices and binds them together."""
-    dt = check.static("dt", dt, "(0, inf)")
-    check.choice("slope", slope, get_args(Slope))
-    check.choice("reset", reset, get_args(Reset))
-    remedy = "A grazing spike must not divide by zero."
-    min_slope = check.static("min_slope", min_slope, "(0, inf)", remedy=remedy)
-    unroll = check.whole("unroll", unroll, 1)
-    return Scheme(dt, slope, reset, min_slope, unroll)
-
-
-def rest_state(drive: Drive) -> GridState:
-    """The state at rest, for the layer that `drive` goes to."""
-    zeros = jnp.zeros(drive.mass.shape[1:], drive.mass.dtype)
-    return GridState(zeros, zeros)
-
-
-def membrane_step(
-    scheme: Scheme, p: LIFParams, coefficients: Flow, state: GridState, u: Array
-) -> tuple[GridState, Fired, Crossing]:
-    """One step of the forward system."""
-    a, b, kappa = coefficients
-    v, i = state
-    vm, im = a * v + kappa * i, b * i
-    spiked = vm >= p.threshold
-    # Where the straight line from V to Vm meets threshold, as a fraction of the step; the current there, on a straight line as well.
-    # A membrane that the last reset left above threshold crosses at once.
-    rises = spiked & (v < p.threshold)
-    fraction = jnp.where(rises, p.threshold - v, 0.0) / jnp.where(rises, vm - v, 1.0)
-    left = jnp.where(spiked, 1.0 - fraction, 0.0)
-    lead = left * scheme.dt
-    if scheme.slope == "substep":
-        g = i + fraction * (im - i) - p.threshold
-    else:
-        g = im - (vm if scheme.slope == "membrane" else p.threshold)
-    # The true slope is positive. On a coarse grid the estimate may not be, and would flip the sign of the gradient.
-    inverse = jnp.where(spiked, 1.0 / jnp.maximum(g, scheme.min_slope), 0.0)
-    if scheme.reset == "hard":
-        after, left = p.reset, jnp.zeros_like(left)
-    else:
-        after = vm - (p.threshold - p.reset) * jnp.exp(left * (-scheme.dt / p.tau_mem))
-    new = GridState(jnp.where(spiked, after, vm), im + u)
-    return new, Fired(spiked.astype(v.dtype), lead), Crossing(inverse, left)
-
-
-def part_of_step(p: LIFParams, dt: float, step: Flow, x: Array) -> Flow:
-    """The free flow over a part x of a step, by the parabola with its value and slope at the start and its value at the end.
-
-    Off by a third power of dt, and much cheaper than `flow`.
+    `arriving` holds the recurrent spikes that arrive at each step, `trace` V and I before each step if a time constant is differentiated.
+    `wants_params` and `wants_time` are `()` for yes and None for no: structure, not data, so that the backward pass does not compute what
+    is not used.
     """
-    a, b, kappa = step
-    mem, syn, rest = dt / p.tau_mem, dt / p.tau_syn, 1.0 - x
-    return Flow(
-        a=1.0 + x * (a - 1.0 + rest * (1.0 - a - mem)),
-        b=1.0 + x * (b - 1.0 + rest * (1.0 - b - syn)),
-        kappa=x * (kappa + rest * (mem - kappa)),
+
+    params: Any
+    weights: Any
+    penalty: RatePenalty | None
+    kept: Any
+    arriving: Array | None
+    trace: GridState | None
+    wants_params: tuple[()] | None
+    wants_time: tuple[()] | None
+
+
+def over_time(
+    rule: Any,
+    params: Any,
+    state: GridState | None,
+    drive: Drive,
+    penalty: RatePenalty | None = None,
+    weights: Any = None,
+    linear: Linear = dense,
+    *,
+    unroll: int = 1,
+) -> Any:
+    """Leads a layer of any rule through all steps of `drive`; differentiable in all arguments but the penalty.
+
+    Args:
+      rule: `LIFStep`, or another with the same functions.
+      params: physics.
+      state: of the block before; None for rest.
+      drive: `[T, B, *N]`.
+      penalty: see `lif`.
+      weights: see `lif`; with them the state holds spikes under way.
+      linear: see `lif`.
+      unroll: of the scan.
+
+    Returns:
+      The state after the last step, and what the rule reports of each step, stacked.
+    """
+    check_params(params)
+    require_drive(drive)
+    unroll = check.whole("unroll", unroll, 1)
+    if state is None:
+        zeros = jnp.zeros(drive.mass.shape[1:], drive.mass.dtype)
+        state = GridState(zeros, zeros)
+    params = jax.tree.map(lambda p: jnp.asarray(p, drive.mass.dtype), params)
+    static = _Static(rule, linear, unroll)
+    return _over_time(static, params, weights, state, drive, penalty)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _over_time(static, params, weights, state, drive, penalty):
+    return _run(static, params, weights, state, drive.mass)[0]
+
+
+def _swap(ring: Array, n: Array, value: Array) -> tuple[Array, Array]:
+    """What lies in slot n mod K of the ring, and the ring with `value` in its place."""
+    slot = n % ring.shape[0]
+    old = jax.lax.dynamic_index_in_dim(ring, slot, keepdims=False)
+    return old, jax.lax.dynamic_update_index_in_dim(ring, value, slot, 0)
+
+
+def _physics(rule, params, shape, dtype):
+    """Parameters that broadcast against the neurons, and the coefficients of the free flow over a step."""
+    p = aligned(params, shape, dtype)
+    return p, flow(jnp.asarray(rule.dt, dtype), p.tau_mem, p.tau_syn)
+
+
+def _run(static, params, weights, state, mass, *, keep_trace=False):
+    rule, linear, unroll = static
+    p, coefficients = _physics(rule, params, mass.shape[1:], mass.dtype)
+    num_steps = mass.shape[0]
+
+    def step(carry, x):
+        n, u = x
+        state, ring = carry
+        new, out, crossing = rule.forward(p, coefficients, state, u)
+        arriving = None
+        if ring is not None:
+            # The part that crossed early arrives a step before the rest; with a delay of one step that is now.
+            early = out.spikes * crossing.left
+            ring = ring.at[(n - 1) % ring.shape[0]].add(early)
+            arriving, ring = _swap(ring, n, out.spikes - early)
+            new = new._replace(i=new.i + linear(weights, arriving))
+        return (new, ring), (
+            out,
+            pack(crossing),
+            arriving,
+            state if keep_trace else None,
+        )
+
+    carry = state._replace(pending=None), state.pending
+    (state, ring), (out, *kept) = jax.lax.scan(
+        step, carry, (jnp.arange(num_steps), mass), unroll=unroll
+    )
+    if ring is not None:
+        ring = jnp.roll(ring, -(num_steps % ring.shape[0]), axis=0)  # oldest first
+    return (state._replace(pending=ring), out), kept
+
+
+def _forward(static, params, weights, state, drive, penalty):
+    wants_params = () if any(x.perturbed for x in params) else None
+    wants_time = () if drive.time.perturbed else None
+    keep_trace = params.tau_mem.perturbed or params.tau_syn.perturbed
+    params, weights, state, mass, penalty = jax.tree.map(
+        lambda x: x.value, (params, weights, state, drive.mass, penalty)
+    )
+    out, kept = _run(static, params, weights, state, mass, keep_trace=keep_trace)
+    return out, _Residuals(params, weights, penalty, *kept, wants_params, wants_time)
+
+
+def _backward(static, residuals, cotangents):
+    rule, linear, unroll = static
+    params, weights, penalty, kept, arriving, trace, *wants = residuals
+    wants_params, wants_time = (w == () for w in wants)
+    state_bar, bar = dense_cotangents(cotangents)
+    bar = bar.spikes if isinstance(bar, Fired) else bar
+    zeros = jnp.zeros_like(state_bar.v)
+    p, coefficients = _physics(rule, params, zeros.shape, zeros.dtype)
+    push = None if penalty is None else rate_push(penalty, unpack(kept).inverse)
+    num_steps, ring = bar.shape[0], state_bar.pending
+    to_spikes: Any = None
+    if ring is not None:
+        # Linear, so it may be differentiated anywhere; unlike `linear_transpose` this takes maps with a rule of their own.
+        _, to_spikes = jax.vjp(lambda z: linear(weights, z), zeros)
+        ring = jnp.roll(ring, num_steps % ring.shape[0], axis=0)
+
+    def step(carry, x):
+        adjoint, ring, total = carry
+        n, kept, bar, before = x
+        crossing = unpack(kept)
+        mass, time = rule.emit(p, adjoint, bar)
+        if ring is not None:
+            later, ring = _swap(ring, n, to_spikes(time)[0])
+            soon = ring[(n - 1) % ring.shape[0]]
+            bar = bar + (later + crossing.left * (soon - later))
+        adjoint, change = rule.backward(
+            p, coefficients, adjoint, crossing, bar, push, before, wants_params
+        )
+        total = jax.tree.map(jnp.add, total, change)
+        return (adjoint, ring, total), (mass, time if wants_time else None)
+
+    total = jax.tree.map(lambda _: zeros, params) if wants_params else None
+    (adjoint, ring, total), (mass, time) = jax.lax.scan(
+        step,
+        (state_bar._replace(pending=None), ring, total),
+        (jnp.arange(num_steps), kept, bar, trace),
+        reverse=True,
+        unroll=unroll,
+    )
+    weights_bar = None
+    if ring is not None:
+        _, to_weights = jax.vjp(
+            lambda w: folded(functools.partial(linear, w), arriving), weights
+        )
+        (weights_bar,) = to_weights(mass)
+    return (
+        param_gradient(params, total),
+        weights_bar,
+        adjoint._replace(pending=ring),
+        Drive(mass, time),  # pyright: ignore[reportArgumentType]  # None is a zero
+        None,
     )
 
 
-def adjoint_step(
-    p: LIFParams,
-    dt: float,
-    coefficients: Flow,
-    adjoint: GridState,
-    crossing: Crossing,
-    time_gradient: Array,
-    push: Array | None,
-) -> tuple[GridState, Array]:
-    """One step of the backward system.
-
-    Args:
-      p: physics.
-      dt: time step.
-      coefficients: of the free flow.
-      adjoint: $(p_V, p_I)$ just after the step.
-      crossing: of the spikes of this step.
-      time_gradient: dL/dt of the spikes of this step, direct and through what they cause.
-      push: taken from $\\lambda_V$ at a spike, a heuristic (`RatePenalty`).
-
-    Returns:
-      The adjoint just after the step before, and the jump of $p_V$ at the crossing.
-    """
-    a, b, kappa = coefficients
-    pv, pi = adjoint
-    inverse, left = crossing
-    after = pv * part_of_step(p, dt, coefficients, left).a
-    jump = inverse * ((p.threshold - p.reset) * after - p.tau_mem * time_gradient)
-    if push is not None:
-        jump = jump + p.tau_mem * push * (inverse != 0)
-    rest = part_of_step(p, dt, coefficients, 1.0 - left)
-    new = GridState(a * pv + rest.a * jump, b * pi + kappa * pv + rest.kappa * jump)
-    return new, jump
-
-
-def time_cotangent(p: Any, adjoint: GridState) -> Array:
-    r"""$\lambda_V - \lambda_I$: what a unit mass that arrives now would gain by coming later."""
-    return adjoint.i * (1.0 / p.tau_syn) - adjoint.v * (1.0 / p.tau_mem)
+_over_time.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def dense_cotangents(tree: Any) -> Any:
@@ -210,61 +310,6 @@ def dense_cotangents(tree: Any) -> Any:
         lambda x: jnp.zeros(x.shape, x.dtype) if is_symbolic(x) else x,
         tree,
         is_leaf=is_symbolic,
-    )
-
-
-def flow_gradient(
-    p: Any, time: Array | float, before: GridState, adjoint: GridState
-) -> tuple[Array, Array]:
-    """Gradient of one free flow over `time` with respect to both time constants, `[B, *N]` each."""
-    v, i = before
-
-    def coefficients(tau_mem, tau_syn):
-        return flow(jnp.broadcast_to(time, v.shape), tau_mem, tau_syn)
-
-    full = [jnp.broadcast_to(t, v.shape) for t in (p.tau_mem, p.tau_syn)]
-    _, pull = jax.vjp(coefficients, *full)
-    return pull(Flow(adjoint.v * v, adjoint.i * i, adjoint.v * i))
-
-
-def lif_gradient(
-    p: LIFParams,
-    dt: float,
-    coefficients: Flow,
-    crossing: Crossing,
-    before: GridState | None,
-    after: GridState,
-    jump: Array,
-) -> LIFParams:
-    """What one step adds to the gradient of the physics, `[B, *N]` each.
-
-    Args:
-      p: physics.
-      dt: time step.
-      coefficients: of the free flow.
-      crossing: of the spikes of this step.
-      before: V and I before the step; None if no time constant is differentiated.
-      after: adjoint just after the step.
-      jump: of $p_V$ at the crossing.
-    """
-    inverse, left = crossing
-    spiked = inverse != 0
-    late = part_of_step(p, dt, coefficients, left)
-    pv, pi = late.a * after.v, late.b * after.i + late.kappa * after.v
-    zeros = jnp.zeros_like(after.v)
-    taus = (zeros, zeros)
-    if before is not None:
-        # One flow to the crossing, one from there to the grid point.
-        early = part_of_step(p, dt, coefficients, 1.0 - left)
-        v, i = early.a * before.v + early.kappa * before.i, early.b * before.i
-        v = v - jnp.where(spiked, p.threshold - p.reset, 0.0)
-        first = flow_gradient(p, (1.0 - left) * dt, before, GridState(pv + jump, pi))
-        second = flow_gradient(p, left * dt, GridState(v, i), after)
-        taus = jax.tree.map(jnp.add, first, second)
-    return LIFParams(
-        *taus,
-        threshold=jnp.where(spiked, -pv - jump, 0.0),
-        reset=jnp.where(spiked, pv, 0.0),
     )
 
 
@@ -281,136 +326,3 @@ def param_gradient(params: Any, gradient: Any | None) -> Any:
         return jnp.sum(g, keep, keepdims=True).astype(value.dtype)
 
     return jax.tree.map(reduce, params, gradient)
-
-
-class _Residuals(NamedTuple):
-    """What the forward pass leaves for the backward pass.
-
-    `trace` holds V and I before each step if a time constant is differentiated. `wants_params` and `wants_time` are `()` for yes and
-    None for no: structure, not data, so that the backward pass does not compute what is not used.
-    """
-
-    params: Any
-    kept: Any
-    penalty: RatePenalty | None
-    trace: GridState | None
-    wants_params: tuple[()] | None
-    wants_time: tuple[()] | None
-
-
-def lif(
-    params: LIFParams,
-    state: GridState | None,
-    drive: Drive,
-    *,
-    dt: float,
-    penalty: RatePenalty | None = None,
-    slope: Slope = "substep",
-    reset: Reset = "subtract",
-    min_slope: float = 1e-2,
-    unroll: int = 1,
-) -> tuple[GridState, TimedSpikes]:
-    """A layer of current-based LIF neurons over a block of time steps, all of them or a few.
-
-    Args:
-      params: physics; differentiable.
-      state: of the block before; None for rest.
-      drive: what `synapse` returned, `[T, B, *N]`.
-      dt: time step, in the unit of the time constants.
-      penalty: pushes firing rates towards a target; a heuristic, see `RatePenalty`. It counts the spikes of this block.
-      slope: where tau_m dV/dt of a spike is read: at the interpolated crossing, at the grid point with the membrane found there,
-        or at the grid point with the membrane at threshold. Only the first makes the gradient of second order.
-      reset: `"subtract"` resets the membrane at the crossing, as the continuous system does: at the grid point it lacks what is left of
-        threshold - reset, and keeps what it has risen since; second order in dt. `"hard"` sets it to the reset potential at the grid
-        point, and takes the spike to lie there: every later spike is late by a part of dt, first order.
-      min_slope: floor of that slope, which bounds the gradient of grazing spikes.
-      unroll: of the scan; about 8 on GPU, 1 on CPU.
-
-    Returns:
-      The state after the last step, and the spikes `[T, B, *N]`, with their `lead`.
-
-    Raises:
-      ValueError: if a choice is unknown or a number out of range.
-    """
-    check_params(params)
-    scheme = make_scheme(dt, slope, reset, min_slope, unroll)
-    require_drive(drive)
-    state = rest_state(drive) if state is None else state
-    params = jax.tree.map(lambda p: jnp.asarray(p, drive.mass.dtype), params)
-    out: Any = _lif(scheme, params, state, drive, penalty)
-    new, fired = out
-    return new, TimedSpikes(fired.spikes, fired.lead)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _lif(scheme, params, state, drive, penalty):
-    return _run_lif(scheme, params, state, drive.mass)[:2]
-
-
-def _run_lif(scheme, params, state, mass, *, keep_trace=False):
-    p = aligned(params, mass.shape[1:], mass.dtype)
-    coefficients = flow(jnp.asarray(scheme.dt, mass.dtype), p.tau_mem, p.tau_syn)
-
-    def step(state, u):
-        new, fired, crossing = membrane_step(scheme, p, coefficients, state, u)
-        return new, (fired, pack(crossing), state if keep_trace else None)
-
-    state, (fired, kept, trace) = jax.lax.scan(step, state, mass, unroll=scheme.unroll)
-    return state, fired, kept, trace
-
-
-def _lif_forward(scheme, params, state, drive, penalty):
-    wants_params = () if any(x.perturbed for x in params) else None
-    wants_time = () if drive.time.perturbed else None
-    keep_trace = params.tau_mem.perturbed or params.tau_syn.perturbed
-    params, state, mass, penalty = jax.tree.map(
-        lambda x: x.value, (params, state, drive.mass, penalty)
-    )
-    state, fired, kept, trace = _run_lif(
-        scheme, params, state, mass, keep_trace=keep_trace
-    )
-    return (state, fired), _Residuals(
-        params, kept, penalty, trace, wants_params, wants_time
-    )
-
-
-def _lif_backward(scheme, residuals, cotangents):
-    params, kept, penalty, trace, wants_params, wants_time = residuals
-    state_bar, fired_bar = dense_cotangents(cotangents)
-    zeros = jnp.zeros_like(state_bar.v)
-    p = aligned(params, zeros.shape, zeros.dtype)
-    coefficients = flow(jnp.asarray(scheme.dt, zeros.dtype), p.tau_mem, p.tau_syn)
-    push = rate_push(penalty, unpack(kept).inverse)
-
-    def step(carry, x):
-        adjoint, total = carry
-        kept, time_gradient, before = x
-        crossing = unpack(kept)
-        emitted = adjoint.i, time_cotangent(p, adjoint) if wants_time == () else None
-        new, jump = adjoint_step(
-            p, scheme.dt, coefficients, adjoint, crossing, time_gradient, push
-        )
-        if total is not None:
-            change = lif_gradient(
-                p, scheme.dt, coefficients, crossing, before, adjoint, jump
-            )
-            total = jax.tree.map(jnp.add, total, change)
-        return (new, total), emitted
-
-    total = LIFParams(zeros, zeros, zeros, zeros) if wants_params == () else None
-    (adjoint, total), (mass, time) = jax.lax.scan(
-        step,
-        (state_bar, total),
-        (kept, fired_bar.spikes, trace),
-        reverse=True,
-        unroll=scheme.unroll,
-    )
-    return (
-        param_gradient(params, total),
-        adjoint,
-        Drive(mass, time),  # pyright: ignore[reportArgumentType]  # None is a zero
-        None,
-    )
-
-
-_lif.defvjp(_lif_forward, _lif_backward, symbolic_zeros=True)

@@ -1,10 +1,13 @@
-"""Networks of grid layers, declared as a list.
+"""Layers of a grid network, and their chain: a `Network` as any other of this library.
 
-    net = chain(dense(784, 350, mean=0.078, std=0.045), lif(dt=1.0), dense(350, 10, mean=0.2, std=0.37), leaky(dt=1.0))
-    weights = net.init(key)
-    voltage = net.apply(weights, net.physics, None, spikes).value
+>>> from jsnn.eventprop import chain, network
+>>> net = chain(network.dense(64, 20), network.lif(dt=1.0), network.dense(20, 10), network.leaky(dt=1.0))
+>>> model = net.init(jax.random.key(0))
+>>> net.apply(model, jsnn.eventprop.TimedSpikes(jnp.ones((5, 2, 64)))).value.shape  # [T, B, C]
+(5, 2, 10)
 
-What is trained (`weights`) and what is given (`physics`) are separate arguments, both visible to `vmap` and `grad`.
+What is trained (`model.params`: the weights of each layer) and what is given (`model.rest`: the physics of each) are separate, both visible
+to `vmap` and `grad`.
 """
 
 from collections.abc import Callable
@@ -12,24 +15,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jsnn import check
-from jsnn import model as models
-from jsnn.eventprop import (
-    delay,
-    euler,
-    grid,
-    grid_readout,
-    grid_recurrent,
-    spikes,
-    synapse,
-)
-from jsnn.eventprop.flow import LIFParams, LIParams
-from jsnn.eventprop.grid import Reset, Slope
+from jsnn.eventprop import delay, euler, grid, latency, spikes, synapse
+from jsnn.eventprop.flow import LIFParams, LIParams, check_params
+from jsnn.eventprop.grid_step import Reset, Slope
 from jsnn.eventprop.regularise import RatePenalty
-from jsnn.eventprop.spikes import TimedSpikes, counts
+from jsnn.eventprop.spikes import OccupiedSpikes, TimedSpikes
 from jsnn.kernels.conv import Padding
+from jsnn.model import Model, Network, Output
+from jsnn.unroll import unroll as over_blocks
 
 _LIF, _LI = LIFParams(), LIParams()
 
@@ -39,7 +35,7 @@ class Layer(NamedTuple):
 
     Attributes:
       init: `key -> weights`, `()` if it has none.
-      physics: default physics, `()` if it has none.
+      physics: of neurons, `()` if it has none.
       apply: `(weights, physics, state, x) -> (state, y)`; a state of None is rest.
     """
 
@@ -55,116 +51,59 @@ class Physics(NamedTuple):
     penalty: RatePenalty | None = None
 
 
-class Output(NamedTuple):
-    """`state` after the last step; `value` of the last layer; `spikes` of every spiking layer, in order."""
+def chain(
+    *layers: Layer, block_size: int | None = None, remat: bool = False
+) -> Network:
+    """Layers one after another, as a network for `jsnn.classifier`.
 
-    state: list[Any]
-    value: Any
-    spikes: tuple[TimedSpikes, ...]
+    Its input are spikes, or what the first layer takes; its `Output.spikes` those of every spiking layer.
 
+    Args:
+      *layers: of this module, or one's own.
+      block_size: time steps handed to each layer at a time, all if None; see `jsnn.unroll`.
+      remat: keep only the states between blocks and run each block again in the backward pass. The gradient stays exact.
 
-class Network(NamedTuple):
-    """Layers in a row: `init(key) -> weights`, default `physics`, `apply(weights, physics, state, x) -> Output`."""
-
-    init: Callable[[Array], list[Any]]
-    physics: list[Any]
-    apply: Callable[[Any, Any, Any, Any], Output]
-
-    def trainable(self) -> models.Network:
-        """The same from rest and with its own physics, as `jsnn.classifier` takes it: `params` are the weights, nothing else is carried along."""
-
-        def apply(model, x, *, key=None, train=False) -> models.Output:
-            out = self.apply(model.params, self.physics, None, x)
-            return models.Output(out.value, model.rest, out.spikes)
-
-        return models.Network(lambda key: models.Model(self.init(key), ()), apply)
-
-
-def chain(*layers: Layer) -> Network:
-    """Layers one after another, over whatever block of time steps the input holds."""
+    Raises:
+      ValueError: if there is no layer.
+    """
     if not layers:
         raise ValueError("`layers` is empty: a network needs at least one.")
 
-    def init(key: Array) -> list[Any]:
+    def init(key: Array) -> Model:
         keys = jax.random.split(key, len(layers))
-        return [layer.init(k) for layer, k in zip(layers, keys, strict=True)]
+        weights = [layer.init(k) for layer, k in zip(layers, keys, strict=True)]
+        physics = [layer.physics for layer in layers]
+        return Model(weights, jax.tree.map(lambda p: jnp.asarray(p, float), physics))
 
-    def apply(weights: Any, physics: Any, state: Any, x: Any) -> Output:
-        states = [None] * len(layers) if state is None else state
-        new, fired = [], []
-        for layer, w, p, s in zip(layers, weights, physics, states, strict=True):
-            s, y = layer.apply(w, p, s, x)
-            # A layer of neurons turns a drive into spikes; no other layer does.
-            if isinstance(y, TimedSpikes) and not isinstance(x, TimedSpikes):
-                fired.append(y)
-            new.append(s)
-            x = y
-        return Output(new, x, tuple(fired))
+    def apply(
+        model: Model, x: Any, *, key: Array | None = None, train: bool = False
+    ) -> Output:
+        def run(states: Any, x: Any) -> tuple[Any, Any]:
+            new, fired = [], []
+            for layer, w, p, s in zip(layers, *model, states, strict=True):
+                s, y = layer.apply(w, p, s, x)
+                # A layer of neurons turns a drive into spikes; no other layer does.
+                if isinstance(y, TimedSpikes) and not isinstance(x, TimedSpikes):
+                    fired.append(y)
+                new.append(s)
+                x = y
+            return new, (x, tuple(fired))
 
-    return Network(init, [layer.physics for layer in layers], apply)
+        def block(states: Any, z: Array) -> tuple[Any, Any]:
+            return run(states, TimedSpikes(z))
 
+        at_rest = [None] * len(layers)
+        if block_size is None:
+            _, (value, fired) = run(at_rest, x)
+        else:
+            z = (latency.spread(x) if isinstance(x, OccupiedSpikes) else x).values
+            like = jax.eval_shape(lambda z: block(at_rest, z[:1])[0], z)
+            zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+            y: Any = over_blocks(block, zeros, z, block_size=block_size, remat=remat)[1]
+            value, fired = y
+        return Output(value, model.rest, fired)
 
-def in_blocks(
-    network: Network,
-    weights: Any,
-    physics: Any,
-    x: TimedSpikes,
-    *,
-    block_size: int,
-    remat: bool = False,
-) -> tuple[Any, tuple[Float[Array, "B *N"], ...]]:
-    """Runs the whole network over `block_size` steps at a time, its state carried on.
-
-    Args:
-      network: from `chain`.
-      weights: of the network.
-      physics: of the network.
-      x: `[T, B, *I]`.
-      block_size: K, a divisor of T.
-      remat: keep only the states between blocks and run each block again in the backward pass: memory goes as T/K + K, the gradient
-        stays exact.
-
-    Returns:
-      The last layer's value over all steps, and the spike counts of every spiking layer.
-
-    Raises:
-      ValueError: if `block_size` does not divide T.
-    """
-    total = x.values.shape[0]
-    block_size = check.whole("block_size", block_size, 1)
-    if total % block_size:
-        raise ValueError(
-            f"`block_size` must divide the number of time steps, {total}; got {block_size}."
-        )
-
-    def body(leaves: Any, z: Array) -> tuple[Any, Any]:
-        state = None if leaves is None else jax.tree.unflatten(structure, leaves)
-        out = network.apply(weights, physics, state, TimedSpikes(z))
-        return jax.tree.leaves(out.state), (
-            out.value,
-            tuple(counts(s) for s in out.spikes),
-        )
-
-    z = x.values.reshape(-1, block_size, *x.values.shape[1:])
-    structure, rest = _rest(network, weights, physics, z[0])
-    body = jax.checkpoint(body, prevent_cse=False) if remat else body
-    _, (value, number) = jax.lax.scan(body, rest, z)
-    value = jax.tree.map(lambda a: a.reshape(total, *a.shape[2:]), value)
-    return value, tuple(n.sum(0) for n in number)
-
-
-def _rest(network: Network, weights: Any, physics: Any, z: Array) -> tuple[Any, Any]:
-    """The structure of a network's state and its leaves at rest, which are zero."""
-    structure = None
-
-    def leaves(z: Array) -> list[Array]:
-        nonlocal structure
-        state = network.apply(weights, physics, None, TimedSpikes(z)).state
-        found, structure = jax.tree.flatten(state)
-        return found
-
-    like = jax.eval_shape(leaves, z)
-    return structure, [jnp.zeros(a.shape, a.dtype) for a in like]
+    return Network(init, apply)
 
 
 def _stateless(fn: Callable[[Any, Any], Any], init=lambda key: ()) -> Layer:
@@ -262,7 +201,7 @@ def split(*, dt: float) -> Layer:
     def apply(_: Any, __: Any, state: Any, z: TimedSpikes) -> tuple[Any, TimedSpikes]:
         if state is not None:
             raise ValueError(
-                "`split` needs all time steps at once: a spike in the first step of a block belongs in part to the block before. Leave it out of networks that run `in_blocks` or go on from a `state`."
+                "`split` needs all time steps at once: a spike in the first step of a block belongs in part to the block before. Leave it out of a `chain` with a `block_size`."
             )
         return (), spikes.split(z, dt=dt)
 
@@ -280,21 +219,8 @@ def lif(
     unroll: int = 1,
 ) -> Layer:
     """Spiking neurons, see `grid.lif`."""
-
-    def apply(_: Any, physics: Physics, state: Any, drive: Any):
-        return grid.lif(
-            physics.params,
-            state,
-            drive,
-            dt=dt,
-            penalty=physics.penalty,
-            slope=slope,
-            reset=reset,
-            min_slope=min_slope,
-            unroll=unroll,
-        )
-
-    return Layer(lambda key: (), Physics(params, penalty), apply)
+    options = {"slope": slope, "reset": reset, "min_slope": min_slope}
+    return _neurons(lambda key: (), params, penalty, dt=dt, unroll=unroll, **options)
 
 
 def recurrent(
@@ -311,32 +237,32 @@ def recurrent(
     min_slope: float = 1e-2,
     unroll: int = 1,
 ) -> Layer:
-    """Spiking neurons that hear each other `delay_steps` later, see `grid_recurrent.recurrent_lif`."""
+    """Spiking neurons that hear each other `delay_steps` later, see `grid.lif`."""
+    init = _normal((num_neurons, num_neurons), mean, std)
+    options = {"slope": slope, "reset": reset, "min_slope": min_slope}
+    options |= {"delay_steps": delay_steps, "unroll": unroll}
+    return _neurons(init, params, penalty, dt=dt, **options)
 
-    def apply(weights: Array, physics: Physics, state: Any, drive: Any):
-        return grid_recurrent.recurrent_lif(
-            physics.params,
-            weights,
-            state,
-            drive,
-            dt=dt,
-            delay_steps=delay_steps,
-            penalty=physics.penalty,
-            slope=slope,
-            reset=reset,
-            min_slope=min_slope,
-            unroll=unroll,
+
+def _neurons(init: Any, params: LIFParams, penalty: Any, **options: Any) -> Layer:
+    check_params(params)
+
+    def apply(weights: Any, physics: Physics, state: Any, drive: Any):
+        weights = None if isinstance(weights, tuple) else weights
+        params, penalty = physics
+        return grid.lif(
+            params, state, drive, weights=weights, penalty=penalty, **options
         )
 
-    init = _normal((num_neurons, num_neurons), mean, std)
     return Layer(init, Physics(params, penalty), apply)
 
 
 def leaky(*, dt: float, params: LIParams = _LI, unroll: int = 1) -> Layer:
     """Leaky integrators as read-out: the network's value is their membrane, `[T, B, C]`."""
+    check_params(params)
 
     def apply(_: Any, params: LIParams, state: Any, drive: Any):
-        return grid_readout.leaky_integrator(params, state, drive, dt=dt, unroll=unroll)
+        return grid.leaky_integrator(params, state, drive, dt=dt, unroll=unroll)
 
     return Layer(lambda key: (), params, apply)
 
@@ -345,6 +271,7 @@ def reference_lif(
     *, dt: float, params: LIFParams = _LIF, omit_tau_syn: bool = True
 ) -> Layer:
     """Spiking neurons of the one-layer reference, see `euler.euler_lif`; whole sequences only."""
+    check_params(params)
 
     def apply(_: Any, params: LIFParams, state: Any, drive: Any):
         return (), euler.euler_lif(params, drive, dt=dt, omit_tau_syn=omit_tau_syn)

@@ -3,12 +3,12 @@
 import itertools
 
 from jsnn import check
-from jsnn import model as models
 from jsnn.eventprop import latency, losses
 from jsnn.eventprop.network import chain, dense, leaky, lif
+from jsnn.model import Network
 
 
-def dense_network(*sizes: int, dt: float = 1.0, T: float = 25.0) -> models.Network:
+def dense_network(*sizes: int, dt: float = 1.0, T: float = 25.0) -> Network:
     """Dense layers of LIF neurons, to be trained by EventProp: inputs as a latency code, leaky integrators as read-out, the largest voltage wins.
 
     >>> task = jsnn.classifier(jsnn.eventprop.dense_network(64, 100, 10))
@@ -44,4 +44,4 @@ def dense_network(*sizes: int, dt: float = 1.0, T: float = 25.0) -> models.Netwo
         "loss": losses.ce_max_voltage,
         "read_out": losses.max_voltage,
     }
-    return chain(*layers).trainable()._replace(usual=usual)
+    return chain(*layers)._replace(usual=usual)

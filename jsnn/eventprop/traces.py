@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 
 from jsnn.eventprop import euler, network, synapse
 from jsnn.eventprop.flow import LIFParams, LIParams, aligned, flow
-from jsnn.eventprop.grid import GridState, Reset, make_scheme, membrane_step, rest_state
+from jsnn.eventprop.grid_step import GridState, LIFStep, Reset
 from jsnn.eventprop.spikes import Drive, TimedSpikes
+from jsnn.model import Model
 
 
 class Adjoint(NamedTuple):
@@ -24,17 +25,18 @@ def membranes(
     params: LIFParams, drive: Drive, *, dt: float, reset: Reset = "subtract"
 ) -> GridState:
     """Membrane of `grid.lif` before any reset, and synaptic current, after every step, `[T, B, *N]`, from rest. No gradient."""
-    scheme = make_scheme(dt, "substep", reset, 1e-2, 1)
+    rule = LIFStep(dt, reset=reset)
     mass = jax.lax.stop_gradient(drive.mass)
     p = aligned(params, mass.shape[1:], mass.dtype)
     coefficients = flow(jnp.asarray(dt, mass.dtype), p.tau_mem, p.tau_syn)
 
     def step(state, u):
         charged = coefficients.a * state.v + coefficients.kappa * state.i
-        state, *_ = membrane_step(scheme, p, coefficients, state, u)
+        state, *_ = rule.forward(p, coefficients, state, u)
         return state, state._replace(v=charged)
 
-    return jax.lax.scan(step, rest_state(drive), mass)[1]
+    rest = jnp.zeros_like(mass[0])
+    return jax.lax.scan(step, GridState(rest, rest), mass)[1]
 
 
 def adjoints(params: LIFParams | LIParams, gradient: Drive) -> Adjoint:
@@ -63,8 +65,7 @@ class LayerTrace(NamedTuple):
 
 def look(
     layers: Sequence[network.Layer],
-    weights: Sequence[Any],
-    physics: Sequence[Any],
+    model: Model,
     x: Any,
     loss: Callable[[Any], Array],
     *,
@@ -74,28 +75,27 @@ def look(
 
     Args:
       layers: as given to `network.chain`; neurons with the subtractive reset or of the one-layer reference.
-      weights: of each layer.
-      physics: of each layer.
+      model: weights and physics of each layer.
       x: input spikes.
       loss: value of the last layer to a scalar.
       dt: time step.
     """
+    weights, physics = model
     found = []
     for k, layer in enumerate(layers):
         if layer.physics == ():
             continue
-        below = network.chain(*layers[:k]).apply(weights[:k], physics[:k], None, x)
+        below, rest = (
+            Model(weights[i], physics[i]) for i in (slice(k), slice(k, None))
+        )
 
-        def above(drive: Drive, k: int = k) -> tuple[Array, Any]:
-            out = network.chain(*layers[k:]).apply(
-                weights[k:], physics[k:], None, drive
-            )
+        def above(drive: Drive, k: int = k, rest: Model = rest) -> tuple[Array, Any]:
+            out = network.chain(*layers[k:]).apply(rest, drive)
             return loss(out.value), out.spikes or (out.value,)
 
-        gradient, (first, *_) = jax.grad(above, has_aux=True)(below.value)
-        found.append(
-            _layer_trace(weights[k], physics[k], below.value, gradient, first, dt)
-        )
+        drive = network.chain(*layers[:k]).apply(below, x).value
+        gradient, (first, *_) = jax.grad(above, has_aux=True)(drive)
+        found.append(_layer_trace(weights[k], physics[k], drive, gradient, first, dt))
     return found
 
 

@@ -178,8 +178,8 @@ def network(build: Any) -> Network:
     Raises:
       TypeError: if `build` is no function.
     """
-    if hasattr(build, "trainable"):
-        return build.trainable()
+    if isinstance(build, Network):
+        return build
     if not callable(build) or isinstance(build, nnx.Module):
         raise TypeError(
             f"`build` must be a function `rngs -> layers`, got {type(build).__name__}: write `jsnn.network(lambda rngs: [jsnn.Dense(64, 10, rngs=rngs), jsnn.LI()])`."
