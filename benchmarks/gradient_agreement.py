@@ -26,7 +26,7 @@ from jsnn.eventprop import (
     LIFParams,
     LIParams,
     TimedSpikes,
-    event_readout,
+    event_layers,
     feed_forward,
     grid,
     losses,
@@ -77,7 +77,7 @@ def exact(w: Any, x: Any) -> tuple[Any, Any]:
     """Loss and number of hidden spikes, event by event."""
     inputs = EventSpikes(x["times"], x["neuron"], jnp.zeros((), bool))
     s = feed_forward(LIFParams(), w, inputs, t_end=T_END, max_spikes=10)
-    v = event_readout.weighted_voltage(LIParams(), x["w_out"], s, t_end=T_END)
+    v = event_layers.weighted_voltage(LIParams(), x["w_out"], s, t_end=T_END)
     return jnp.sum(v * x["c"]), (s.neuron >= 0).sum()
 
 

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from experiments import common
 from jsnn.eventprop import (
-    delay,
     event_layers,
     grid,
     latency,
@@ -88,7 +87,9 @@ def _on_grid(
         if delay_ms is None:
             return synapse.synapse(synapse.dense, params[layer], z)
         longest = round(cfg.max_delay / dt)
-        return delay.dense(z, params[layer], delay_ms, dt=dt, max_steps=longest)
+        return synapse.delayed_dense(
+            z, params[layer], delay_ms, dt=dt, max_steps=longest
+        )
 
     z = spikes.from_times(times, num_steps=steps, dt=dt, split=True)
     neurons = functools.partial(grid.lif, physics, None, dt=dt, min_slope=cfg.min_slope)

@@ -1,20 +1,22 @@
 """What a network does while it computes: spikes and membranes, silent and saturated layers, operations and energy.
 
 A model is run one layer after another over all T steps, and every spike and membrane is kept: meant for the few samples of a
-figure or a batch of statistics, not for a whole test set of a large network. All but `check` is pure, for `jit` and `vmap`.
+figure or a batch of statistics, not for a whole test set of a large network. All but the warnings is pure, for `jit` and `vmap`.
 
 Axes: T time, B batch, N neurons (any number of axes).
 """
 
+import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from jsnn import layers, metrics, neurons
+from jsnn import layers, mesh, metrics, neurons
+from jsnn.model import Network
 from jsnn.precision import wide_type
 from jsnn.unroll import Constant, Signal, neuron_block
 
@@ -214,6 +216,66 @@ def check(
         )
     if parts:
         warnings.warn(" ".join(parts), UserWarning, stacklevel=2)
+
+
+def awake(network: Network, model: layers.Model, x: Any) -> dict[str, Bool[Array, ""]]:
+    """Whether any neuron of a spiking layer spikes, for each such layer by name; of surrogate and EventProp networks alike.
+
+    Args:
+      network: of layers, or a chain of `jsnn.eventprop`.
+      model: of the network.
+      x: what its encoder gives.
+    """
+    if network.graphdef is None:
+        found = [s.values for s in network.apply(model, x).spikes]
+        names = [f"spiking layer {k + 1}" for k in range(len(found))]
+    else:
+        found = [a.spikes for a in record(network.graphdef, model, x)]
+        names = neuron_names(network.graphdef, model)
+    pairs = zip(names, found, strict=True)
+    return {name: (s > 0).any() for name, s in pairs if s is not None}
+
+
+# Of samples looked at, and of those at a time.
+_MOST, _AT_ONCE = 64, 16
+
+
+@functools.partial(
+    jax.jit,
+    static_argnums=0,
+    # Runs once: compiling is what it costs.
+    compiler_options={"xla_backend_optimization_level": 0},
+)
+def _any_awake(awake, model, inputs):
+    count = min(len(inputs), _MOST)
+    rows = jnp.minimum(jnp.arange(-(-count // _AT_ONCE) * _AT_ONCE), count - 1)
+
+    def look(rows):
+        return awake(model, jax.tree.map(lambda x: x[rows], inputs))
+
+    found = jax.lax.map(look, rows.reshape(-1, _AT_ONCE))
+    return jax.tree.map(lambda x: x.any(), found)
+
+
+def warn_of_silence(awake: Callable[..., Any], model: Any, inputs: Array) -> None:
+    """Warns, in one sentence, of layers none of whose neurons spike on the first samples: what a loss can tell them is little or nothing.
+
+    `fit` does so before it looks at held-out samples for the first time.
+
+    Args:
+      awake: `(model, inputs) -> {layer: truth}`, of a `Task`.
+      model: to look at.
+      inputs: samples `[N, ...]`, of which 64 are used.
+    """
+    found = _any_awake(awake, model, inputs)
+    silent = [f"`{name}`" for name, spikes in found.items() if not spikes]
+    if silent and mesh.is_primary():
+        warnings.warn(
+            f"No neuron of {', '.join(silent)} spikes on {min(len(inputs), _MOST)} held-out samples, so nothing passes through: start with larger weights "
+            "(in EventProp, a larger `mean`), lower the `threshold`, or scale the inputs up.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _fan_out(layer: layers.Conv | layers.Dense, shape: tuple[int, ...]) -> Array:

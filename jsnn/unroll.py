@@ -131,7 +131,7 @@ def unroll(
     block_size: int | None = None,
     remat: bool = False,
     truncate: bool = False,
-) -> tuple[Any, Signal]:
+) -> tuple[Any, Any]:
     """Runs `block` over all T steps of `x`, `block_size` of them at a time.
 
     Args:
@@ -143,7 +143,7 @@ def unroll(
       truncate: stop the gradient between blocks (truncated backpropagation through time). It changes the gradient.
 
     Returns:
-      The state after the last step, and the output of all steps, `[T, B, ...]`; a `Constant` if an only block returns one.
+      The state after the last step, and the output of all steps, `[T, B, ...]`, or a tree of such; a `Constant` if an only block returns one.
 
     Raises:
       ValueError: if there are no steps, or `block_size` lies outside 1 ... T.

@@ -5,9 +5,11 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
+import jsnn
 from jsnn import activity, layers, neurons
 from jsnn.unroll import Constant
 
@@ -323,3 +325,38 @@ def test_vmap_over_models_equals_a_loop():
     want = jax.tree.map(lambda *a: jnp.stack(a), *map(jax.jit(report), models))
     assert np.asarray(got[0].spikes).any()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)
+
+
+def never_spiking(family):
+    if family == "surrogate":
+
+        def build(rngs):
+            silent = jsnn.Dense(4, 6, rngs=rngs), jsnn.LIF(threshold=1e3)
+            return [*silent, jsnn.Dense(6, 3, rngs=rngs), jsnn.LI()]
+
+        return jsnn.classifier(build)
+    from jsnn.eventprop import latency, losses, network
+
+    silent = network.dense(4, 6, mean=-1.0), network.lif(dt=1.0)
+    net = network.chain(*silent, network.dense(6, 3), network.leaky(dt=1.0))
+    code, read = latency.encoder(T=9.0, t_max=5.0), losses.max_voltage
+    return jsnn.classifier(net, encode=code, loss=losses.ce_max_voltage, read_out=read)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("surrogate", "dense 1"), ("eventprop", "spiking layer 1")]
+)
+@pytest.mark.parametrize("seeds", [None, 2])
+def test_fit_names_a_silent_layer_once(family, name, seeds):
+    """In each family, for one seed or several; it looks at 64 samples and two epochs are evaluated."""
+    inputs = np.random.default_rng(0).uniform(size=(88, 4)).astype(np.float32)
+    data = jsnn.data.arrays(inputs, np.arange(88) % 3, num_test=80)
+    task = never_spiking(family)
+    trainer = jsnn.supervised(task, optax.sgd(0.1), batch_size=8, epochs=2)
+    key = jax.random.key(0)
+    if seeds:
+        trainer, key = jsnn.over_seeds(trainer), jsnn.seed_keys(0, seeds)
+    match = f"No neuron of `{name}` spikes on 64 held-out samples"
+    with pytest.warns(UserWarning, match=match) as caught:
+        jsnn.fit(trainer, data, key, progress=False)
+    assert len(caught) == 1

@@ -24,7 +24,7 @@ from jsnn import (
 from jsnn.continual import settings
 from jsnn.data.dataset import Split, hold_out
 from jsnn.data.yinyang import yin_yang
-from jsnn.eventprop import delay, flow, latency, spikes
+from jsnn.eventprop import flow, latency, spikes, synapse
 from jsnn.eventprop import losses as event_losses
 from jsnn.eventprop.spikes import TimedSpikes
 from jsnn.stdp import filters, inhibition, plasticity, traces, waves
@@ -277,7 +277,9 @@ WHOLE = {
     "num_winners": (lambda n: Conv(2, 3, threshold=1.0, num_winners=n, radius=0), 0),
     "from_times": (lambda n: spikes.from_times(IMAGES, num_steps=n, dt=1.0), 0),
     "delay": (
-        lambda n: delay.axonal(TimedSpikes(SPIKES), jnp.ones(4), dt=1, max_steps=n),
+        lambda n: synapse.axonal_delay(
+            TimedSpikes(SPIKES), jnp.ones(4), dt=1, max_steps=n
+        ),
         -1,
     ),
     "points": (lambda n: yin_yang(n, seed=0), 0),

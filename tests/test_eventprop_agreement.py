@@ -17,7 +17,7 @@ from jsnn.eventprop import (
     LIParams,
     Recurrence,
     TimedSpikes,
-    event_readout,
+    event_layers,
     feed_forward,
     synapse,
 )
@@ -88,7 +88,7 @@ def exact_gradient(x, with_recurrence):
     s = spikes(w)
 
     def voltage(times):
-        v = event_readout.weighted_voltage(
+        v = event_layers.weighted_voltage(
             LIParams(), x["w_out"], s._replace(times=times), t_end=T_END
         )
         return jnp.sum(v * x["c"])

@@ -15,7 +15,7 @@ from jsnn.eventprop import (
     LIFParams,
     LIParams,
     Recurrence,
-    event_readout,
+    event_layers,
     feed_forward,
     first_spikes,
     input_spikes,
@@ -126,9 +126,9 @@ def test_gradients_through_layers_equal_finite_differences():
     x["tau_out"] = jnp.asarray([17.0, 6.0])
     c = jnp.asarray(rng.normal(size=(BATCH, 4, 3)))
     reads = (
-        event_readout.mean_voltage,
-        event_readout.weighted_voltage,
-        event_readout.max_voltage,
+        event_layers.mean_voltage,
+        event_layers.weighted_voltage,
+        event_layers.max_voltage,
     )
 
     def loss(x):
@@ -256,7 +256,7 @@ def test_read_outs_equal_a_fine_sum():
         }
 
         def read(w, taus=taus, names=tuple(want)):
-            reads = (getattr(event_readout, name) for name in names)
+            reads = (getattr(event_layers, name) for name in names)
             return [r(LIParams(*taus), w, spikes, t_end=T_END) for r in reads]
 
         for got, expected in zip(jit(read)(w), want.values(), strict=True):

@@ -21,7 +21,6 @@ from jsnn.eventprop import (
     synapse,
     traces,
 )
-from jsnn.eventprop import delay as delays
 from jsnn.eventprop.grid import leaky_integrator, lif
 from jsnn.eventprop.losses import cross_entropy, max_voltage
 from jsnn.eventprop.spikes import split
@@ -264,12 +263,14 @@ def test_axonal_delays_equal_delayed_synapses():
             return jnp.sum(v * v_bar)
 
         def by_gather(w, d, z):
-            late = delays.axonal(TimedSpikes(z), d, dt=dt, max_steps=12)
+            late = synapse.axonal_delay(TimedSpikes(z), d, dt=dt, max_steps=12)
             return read(synapse.synapse(synapse.dense, w, late))
 
         def by_convolution(w, d, z):
             full = jnp.broadcast_to(d[:, None], w.shape)
-            return read(delays.dense(TimedSpikes(z), w, full, dt=dt, max_steps=12))
+            return read(
+                synapse.delayed_dense(TimedSpikes(z), w, full, dt=dt, max_steps=12)
+            )
 
         got = jit(jax.value_and_grad(by_gather, argnums=(0, 1, 2)))(w, d, z)
         want = jit(jax.value_and_grad(by_convolution, argnums=(0, 1, 2)))(w, d, z)
@@ -280,7 +281,9 @@ def test_axonal_delays_equal_delayed_synapses():
             if n + steps[k] < T:
                 late[n + steps[k], b, k] += 1
         out = jit(
-            lambda z: delays.axonal(TimedSpikes(z), d, dt=dt, max_steps=12).values
+            lambda z: (
+                synapse.axonal_delay(TimedSpikes(z), d, dt=dt, max_steps=12).values
+            )
         )(z)
         np.testing.assert_array_equal(out, late)
     assert steps.max() > 3
@@ -297,7 +300,7 @@ def test_delay_gradient_is_the_experiment_of_delaying():
         z = jnp.zeros((3000, 1, 1)).at[200].set(1.0)
 
         def loss(d):
-            drive = delays.dense(
+            drive = synapse.delayed_dense(
                 TimedSpikes(z), jnp.full((1, 1), 1.5), d, dt=dt, max_steps=400
             )
             _, v = leaky_integrator(LIParams(), None, drive, dt=dt)

@@ -18,7 +18,7 @@ from jsnn.eventprop import (
     LIParams,
     Recurrence,
     TimedSpikes,
-    event_readout,
+    event_layers,
     feed_forward,
     first_spikes,
     losses,
@@ -85,7 +85,7 @@ def exact(p, x):
     li = LIParams(*p["physics"][:2])
     voltages = [
         read(li, p["w_out"], hidden, t_end=T_END) @ x["c"]
-        for read in (event_readout.mean_voltage, event_readout.weighted_voltage)
+        for read in (event_layers.mean_voltage, event_layers.weighted_voltage)
     ]
     first = first_spikes(p["physics"], p["w_out"], hidden, t_end=T_END).times
     value = jnp.stack([of_times(hidden.times, 1.0), *voltages, of_times(first, x["c"])])

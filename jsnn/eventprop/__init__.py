@@ -17,8 +17,7 @@ from jsnn.eventprop.event_layers import (
 )
 from jsnn.eventprop.events import Arrivals, EventSpikes, Recurrence, solve
 from jsnn.eventprop.flow import LIFParams, LIParams
-from jsnn.eventprop.network import Physics, chain
-from jsnn.eventprop.ready import dense_network
+from jsnn.eventprop.network import Physics, chain, dense_network
 from jsnn.eventprop.regularise import RatePenalty, kick_silent, lift_silent
 from jsnn.eventprop.spikes import Drive, OccupiedSpikes, TimedSpikes, counts
 

@@ -10,6 +10,7 @@ What is trained (`model.params`: the weights of each layer) and what is given (`
 to `vmap` and `grad`.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jsnn import check
-from jsnn.eventprop import delay, euler, grid, latency, spikes, synapse
+from jsnn.eventprop import euler, grid, latency, losses, spikes, synapse
 from jsnn.eventprop.flow import LIFParams, LIParams, check_params
 from jsnn.eventprop.grid_step import Reset, Slope
 from jsnn.eventprop.regularise import RatePenalty
@@ -159,7 +160,9 @@ def delayed_dense(
         }
 
     def apply(w: dict[str, Array], x: TimedSpikes):
-        return delay.dense(x, w["weight"], w["delay"], dt=dt, max_steps=max_steps)
+        return synapse.delayed_dense(
+            x, w["weight"], w["delay"], dt=dt, max_steps=max_steps
+        )
 
     return _stateless(apply, init)
 
@@ -277,3 +280,42 @@ def reference_lif(
         return (), euler.euler_lif(params, drive, dt=dt, omit_tau_syn=omit_tau_syn)
 
     return Layer(lambda key: (), params, apply)
+
+
+def dense_network(*sizes: int, dt: float = 1.0, T: float = 25.0) -> Network:
+    """Dense layers of LIF neurons, to be trained by EventProp: inputs as a latency code, leaky integrators as read-out, the largest voltage wins.
+
+    >>> task = jsnn.classifier(jsnn.eventprop.dense_network(64, 100, 10))
+    >>> model = task.init(jax.random.key(0))
+    >>> [weights.shape for weights in jax.tree.leaves(model.params)]
+    [(64, 100), (100, 10)]
+
+    For other layers, codes and losses, write a `chain` and name `encode`, `loss` and `read_out` in `jsnn.classifier`.
+
+    Args:
+      *sizes: number of input features, of neurons in each spiking layer, and of classes.
+      dt: step of the time grid, in ms.
+      T: length of a trial, in ms. Inputs spike in its first four fifths.
+
+    Returns:
+      A network for `jsnn.classifier`. Its inputs are bytes, or numbers in [0, 1].
+
+    Raises:
+      ValueError: if there are fewer than two sizes, or a number is out of range.
+    """
+    check.static("dt", dt, "(0, inf)")
+    check.static("T", T, "(0, inf)")
+    if len(sizes) < 2:
+        raise ValueError(
+            f"`sizes` must name inputs and classes at least, got {sizes}: write `dense_network(64, 100, 10)`."
+        )
+    layers = []
+    for num_inputs, num_outputs in itertools.pairwise(sizes):
+        layers += [dense(num_inputs, num_outputs), lif(dt=dt)]
+    layers[-1] = leaky(dt=dt)
+    usual = {
+        "encode": latency.encoder(t_max=0.8 * T, T=T, dt=dt),
+        "loss": losses.ce_max_voltage,
+        "read_out": losses.max_voltage,
+    }
+    return chain(*layers)._replace(usual=usual)

@@ -320,6 +320,8 @@ class _Session:
 
     def _evaluate(self, state, data, pool, per_epoch: int, phase, bar) -> TrainState:
         """Looks at the held-out samples, writes rows, and says what was found."""
+        if self.found is None and self.trainer.inspect is not None:
+            self.trainer.inspect(self.trainer.model(state), data)
         state, self.found = self.fns["evaluate"](state, data, phase.program)
         found, report = jax.tree.map(np.asarray, self.found), self.trainer.report
         place = _place(state)

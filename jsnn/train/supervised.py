@@ -111,6 +111,11 @@ def supervised(
         check_classes(task, dataset)
         return prepare(dataset)
 
+    def inspect(model, data):
+        from jsnn import activity
+
+        activity.warn_of_silence(task.awake, model, data.held.inputs)
+
     def evaluate(state, data, program):
         return state, _evaluate(task, state.own.model, data.held, eval_size, mesh)
 
@@ -129,6 +134,7 @@ def supervised(
         prepare=prepared,
         report=_report,
         samples=lambda state: int(state.step) * batch_size,
+        inspect=task.awake and inspect,
         mesh=mesh,
     )
 

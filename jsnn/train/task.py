@@ -26,6 +26,7 @@ class Task(NamedTuple):
       outputs: `(model, inputs) -> value`: what the network gives in evaluation.
       losses: `(value, labels) -> loss [B]`.
       prediction: `value -> Prediction`.
+      awake: `(model, inputs) -> {layer: truth}`: which spiking layers spike at all; see `jsnn.activity`.
     """
 
     init: Callable[[Array], Model]
@@ -33,6 +34,7 @@ class Task(NamedTuple):
     outputs: Callable[[Model, Array], Any]
     losses: Callable[[Any, Array], Float[Array, "B"]]
     prediction: Callable[[Any], Prediction]
+    awake: Callable[[Model, Array], dict[str, Array]] | None = None
 
 
 _USUAL = {
@@ -113,9 +115,15 @@ def classifier(
         hits = by_score(read_out(out.value)).label == labels
         return loss(out.value, labels).mean(), (out.rest, hits.mean())
 
-    return Task(
-        network.init, training_loss, value, loss, lambda v: by_score(read_out(v))
-    )
+    def prediction(value):
+        return by_score(read_out(value))
+
+    def awake(model, inputs):
+        from jsnn import activity
+
+        return activity.awake(network, model, encode(inputs, None))
+
+    return Task(network.init, training_loss, value, loss, prediction, awake)
 
 
 def check_classes(task: Task, dataset: Any) -> None:

@@ -122,6 +122,7 @@ class Trainer(NamedTuple):
       row: `metrics -> dict`: a row's numbers from the metrics of its steps; their means if None.
       report: `found -> rows`: rows of an evaluation; arrays may have a leading axis of seeds.
       samples: `state -> number`: samples learnt from so far, for the speed.
+      inspect: `(model, data)`: on the host, once a run, before the first evaluation: warns of what will not learn.
       keeps_best: whether evaluations decide what the training ends with; see `keep_best`.
       mesh: devices that each batch is cut over.
       many_seeds: whether it takes several keys, see `over_seeds`.
@@ -148,6 +149,7 @@ class Trainer(NamedTuple):
     row: Callable[[dict[str, Any]], dict[str, float]] | None = None
     report: Callable[[Any], list[dict[str, Any]]] | None = None
     samples: Callable[[TrainState], int] | None = None
+    inspect: Callable[[Any, Any], None] | None = None
     keeps_best: bool = False
     mesh: Mesh | None = None
     many_seeds: bool = False

@@ -98,6 +98,7 @@ def over_seeds(trainer: Trainer, *, at_once: int | None = None) -> Trainer:
         predict=seeds.predict,
         resize=trainer.resize and seeds.unchanged,
         order=None,  # each seed has an order of its own
+        inspect=trainer.inspect and seeds.inspect,
         many_seeds=True,
     )
 
@@ -134,6 +135,9 @@ class _Seeds:
 
     def samples(self, state):
         return len(state.key) * self.trainer.samples(_first_seed(state))  # pyright: ignore[reportOptionalCall]
+
+    def inspect(self, models, data):
+        self.trainer.inspect(jax.tree.map(lambda x: x[0], models), data)  # pyright: ignore[reportOptionalCall]
 
     def pool(self, state, data, program):
         pool = self.trainer.pool(_first_seed(state), data, program)
