@@ -1,12 +1,14 @@
 """Networks as lists of layers: depth, convolution, recurrence, delays, blocks with recomputation, sweeps, plots."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.datasets import load_digits
 
 import jsnn
 from jsnn.eventprop import (
@@ -17,6 +19,7 @@ from jsnn.eventprop import (
     RatePenalty,
     TimedSpikes,
     chain,
+    latency,
     network,
     synapse,
     traces,
@@ -392,3 +395,49 @@ def test_a_dense_network_is_the_chain_that_it_stands_for(key):
 def test_a_dense_network_needs_inputs_and_classes():
     with pytest.raises(ValueError, match=r"`sizes` must name inputs and classes"):
         jsnn.eventprop.dense_network(64)
+
+
+def convolutional():
+    return (
+        network.conv(1, 8, 3, padding="same"),
+        network.lif(dt=1.0),
+        network.avg_pool(2),
+        network.conv(8, 16, 3, padding="same"),
+        network.lif(dt=1.0),
+        network.flatten(),
+        network.dense(256, 20),
+        network.lif(dt=1.0),
+    )
+
+
+def thrice_dense():
+    sizes = (64, 100, 100, 20)
+    pairs = itertools.pairwise(sizes)
+    layers = [(network.dense(*pair), network.lif(dt=1.0)) for pair in pairs]
+    return (network.flatten(), *sum(layers, ()))
+
+
+@pytest.mark.parametrize("layers", [thrice_dense, convolutional])
+@pytest.mark.parametrize("source", ["digits", "random"])
+def test_weights_drawn_by_default_wake_every_layer_and_do_not_saturate_it(
+    layers, source, key
+):
+    """Of the bundled digits, whose rims are black, at least nine neurons in ten; of random spikes nearly all. Also the mean, by hand."""
+    net = chain(*layers())
+    if source == "digits":
+        images = jnp.asarray(load_digits().images[:100, ..., None] / 16, jnp.float32)
+        x = latency.latency_spikes(images, t_max=20.0, num_steps=25, dt=1.0)
+    else:
+        z = np.random.default_rng(0).uniform(size=(25, 100, 8, 8, 1)) < 0.02
+        x = TimedSpikes(jnp.asarray(z, jnp.float32))
+    model, out = jit(lambda key: (net.init(key), net.apply(net.init(key), x)))(key)
+    least = 0.9 if source == "digits" else 0.98
+    for fired in out.spikes:
+        number = fired.values.sum(0)
+        assert (number > 0).any(0).mean() >= least
+        assert 0.3 < number.mean() < 0.7 * 25
+    for weight in jax.tree.leaves(model.params):
+        inputs = weight[..., 0].size
+        error = 10 / inputs**0.5 / weight.size**0.5
+        wanted = 12 / inputs + 216 / inputs**2
+        np.testing.assert_allclose(weight.mean(), wanted, atol=5 * error)

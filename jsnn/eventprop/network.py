@@ -11,6 +11,7 @@ to `vmap` and `grad`.
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -111,8 +112,17 @@ def _stateless(fn: Callable[[Any, Any], Any], init=lambda key: ()) -> Layer:
     return Layer(init, (), lambda w, p, s, x: ((), fn(w, x)))
 
 
-def _normal(shape: tuple[int, ...], mean: float, std: float):
+def _normal(
+    shape: tuple[int, ...],
+    mean: float | None,
+    std: float | None,
+    spread: float = 10.0,
+):
+    """Draws weights of which the last axis is that of the outputs; see `dense` for the defaults."""
     shape = tuple(check.whole("size of a layer", n, 1) for n in shape)
+    num_inputs = math.prod(shape[:-1])
+    mean = (12 + 216 / num_inputs) / num_inputs if mean is None else mean
+    std = spread / num_inputs**0.5 if std is None else std
     check.number("mean", mean)
     check.number("std", std, "[0, inf)")
     return lambda key: mean + std * jax.random.normal(key, shape)
@@ -127,14 +137,12 @@ def dense(
 ) -> Layer:
     r"""All to all. Weights are drawn from a normal distribution, whose mean must be positive enough for neurons to fire: a silent one has no gradient.
 
-    By default its mean is $61 / I$ and its deviation $3 / \sqrt I$ for I inputs: the drive of Wunderlich and Pehle's network (2021), whatever its
-    size, and more spread than there, so that few inputs find different neurons.
+    By default its mean is $12 / I + 216 / I^2$ and its deviation $10 / \sqrt I$, for I inputs of a neuron, whatever kind of layer it is: with
+    the default time constants, spikes at the same time reach threshold if their weights add up to 6.3. The second term is for small kernels, of
+    whose few inputs an image may leave most silent. Digits and random spikes then wake nearly all neurons of each layer of a deep network,
+    and few spike at every step.
     """
-    init = _normal(
-        (num_inputs, num_outputs),
-        61 / num_inputs if mean is None else mean,
-        3 / num_inputs**0.5 if std is None else std,
-    )
+    init = _normal((num_inputs, num_outputs), mean, std)
     return _stateless(lambda w, x: synapse.synapse(synapse.dense, w, x), init)
 
 
@@ -142,13 +150,13 @@ def delayed_dense(
     num_inputs: int,
     num_outputs: int,
     *,
-    mean: float,
-    std: float,
+    mean: float | None = None,
+    std: float | None = None,
     dt: float,
     max_steps: int,
     longest: float = 0.0,
 ) -> Layer:
-    """All to all with a delay to learn for each weight, drawn uniformly from 0 to `longest`. Weights: `{"weight", "delay"}`."""
+    """All to all with a delay to learn for each weight, drawn uniformly from 0 to `longest`. Weights: `{"weight", "delay"}`, drawn as those of `dense`."""
     shape = (num_inputs, num_outputs)
     check.number("longest", longest, "[0, inf)")
 
@@ -172,12 +180,12 @@ def conv(
     num_outputs: int,
     size: int,
     *,
-    mean: float,
-    std: float,
+    mean: float | None = None,
+    std: float | None = None,
     stride: int = 1,
     padding: Padding = "valid",
 ) -> Layer:
-    """Convolution, spikes `[T, B, H, W, C]`; see `jsnn.kernels.conv`."""
+    """Convolution, spikes `[T, B, H, W, C]`; see `jsnn.kernels.conv`. Weights are drawn as those of `dense`, with I = size² · C inputs."""
     linear = synapse.conv(stride=stride, padding=padding)
     init = _normal((size, size, num_inputs, num_outputs), mean, std)
     return _stateless(lambda w, x: synapse.synapse(linear, w, x), init)
@@ -229,8 +237,8 @@ def lif(
 def recurrent(
     num_neurons: int,
     *,
-    mean: float,
-    std: float,
+    mean: float = 0.0,
+    std: float | None = None,
     dt: float,
     delay_steps: int = 1,
     params: LIFParams = _LIF,
@@ -240,8 +248,8 @@ def recurrent(
     min_slope: float = 1e-2,
     unroll: int = 1,
 ) -> Layer:
-    """Spiking neurons that hear each other `delay_steps` later, see `grid.lif`."""
-    init = _normal((num_neurons, num_neurons), mean, std)
+    """Spiking neurons that hear each other `delay_steps` later, see `grid.lif`. By default their weights are weak, with a deviation of 0.25 / sqrt(N)."""
+    init = _normal((num_neurons, num_neurons), mean, std, spread=0.25)
     options = {"slope": slope, "reset": reset, "min_slope": min_slope}
     options |= {"delay_steps": delay_steps, "unroll": unroll}
     return _neurons(init, params, penalty, dt=dt, **options)
