@@ -337,7 +337,7 @@ def never_spiking(family):
         return jsnn.classifier(build)
     from jsnn.eventprop import latency, losses, network
 
-    silent = network.dense(4, 6, mean=-1.0), network.lif(dt=1.0)
+    silent = network.dense(4, 6, mean=-1.0, std=0.1), network.lif(dt=1.0)
     net = network.chain(*silent, network.dense(6, 3), network.leaky(dt=1.0))
     code, read = latency.encoder(T=9.0, t_max=5.0), losses.max_voltage
     return jsnn.classifier(net, encode=code, loss=losses.ce_max_voltage, read_out=read)
