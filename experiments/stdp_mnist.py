@@ -206,8 +206,8 @@ def load(cfg: Config) -> data.Dataset:
             f"STDP networks take still grey images [N, H, W], but the inputs of {cfg.data} have shape {shape}: bring them to it, or use another script."
         )
 
-    def of_bytes(split: data.Split | None) -> data.Split | None:
-        if split is None or split.images.dtype == np.uint8:
+    def of_bytes(split: data.Split) -> data.Split:
+        if split.images.dtype == np.uint8:
             return split
         if not 0 <= split.images.min() <= split.images.max() <= 1:
             raise ValueError(
@@ -215,7 +215,8 @@ def load(cfg: Config) -> data.Dataset:
             )
         return split._replace(images=np.round(255 * split.images).astype(np.uint8))
 
-    train, held, test = map(of_bytes, (found.train, found.validation, found.test))
+    train, test = map(of_bytes, (found.train, found.test))
+    held = found.validation and of_bytes(found.validation)
     known = range(found.num_classes, max([0, *(d.classes for d in cfg.network().decision)]))  # fmt: skip
     names = (*found.class_names, *map(str, known))
     return data.Dataset(found.name, train, held, test, names)
