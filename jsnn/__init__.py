@@ -10,6 +10,7 @@ Rooms (`jsnn.neurons`, `jsnn.losses`, `jsnn.eventprop`, `jsnn.stdp`, `jsnn.conti
 """
 
 import importlib
+import warnings
 from typing import Any
 
 # By concept: where each public name lives.
@@ -73,6 +74,12 @@ _ROOMS = (
     "train",
     "unroll",
 )
+# Modules that have moved into a room: their old names work for one more release.
+_MOVED = {
+    **dict.fromkeys(("conv", "winograd", "norm", "fused"), "kernels"),
+    **dict.fromkeys(("figures", "report"), "plot"),
+    **dict.fromkeys(("runs", "checkpoint", "lock", "sweep", "search"), "train"),
+}
 __all__ = [*_HOME, *_ROOMS]
 
 
@@ -81,6 +88,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"jsnn.{_HOME[name]}"), name)
     elif name in _ROOMS:
         value = importlib.import_module(f"jsnn.{name}")
+    elif name in _MOVED:
+        new = f"jsnn.{_MOVED[name]}.{name}"
+        warnings.warn(f"jsnn.{name} is now {new}.", DeprecationWarning, stacklevel=2)
+        return importlib.import_module(new)
     else:
         raise AttributeError(f"module 'jsnn' has no attribute {name!r}; see dir(jsnn).")
     globals()[name] = value

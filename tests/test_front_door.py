@@ -75,3 +75,10 @@ def test_paths_that_a_page_names_are_there(page):
     assert len(paths) > 10
     missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("name", jsnn._MOVED)
+def test_modules_that_have_moved_are_found_under_their_old_names(name):
+    with pytest.warns(DeprecationWarning, match=rf"is now jsnn\.\w+\.{name}\."):
+        module = getattr(jsnn, name)
+    assert module.__name__ == f"jsnn.{jsnn._MOVED[name]}.{name}"
