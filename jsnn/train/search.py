@@ -30,7 +30,7 @@ class Member(NamedTuple):
 def linear(name: str, low: float, high: float, count: int | None = None) -> Axis:
     """Numbers evenly spaced from `low` to `high`, or a range to draw from if `count` is left out.
 
-    >>> search.linear("beta", 0.5, 0.9, 3).values
+    >>> linear("beta", 0.5, 0.9, 3).values
     (0.5, 0.7, 0.9)
 
     Raises:
