@@ -10,7 +10,7 @@ import pytest
 from predicted import predicted
 
 import jsnn
-from experiments import cil_cifar10, csnn_mnist, eventprop_mnist, stdp_mnist
+from experiments import cil_cifar10, csnn_mnist, eventprop_mnist, stdp_mnist, sweep
 from jsnn import data
 from jsnn.train import rebuild
 
@@ -176,3 +176,16 @@ def test_stdp_takes_grey_images_of_fewer_classes_than_its_decision(tmp_path):
     assert found.train.images.dtype == np.uint8
     assert {0.1, 0.9} == {round(v / 255, 1) for v in np.unique(found.test.images)}
     assert stdp_mnist.trainer_for(cfg, rebuild.shapes_of(found)).prepare(found)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_sweep_takes_a_file(tmp_path, name):
+    """Its program for a member, from tracing alone."""
+    module, flags, _ = SCRIPTS[name]
+    path = write(tmp_path / "own.npz", *made((12,), kind=np.uint8, steps=T))
+    given = {"data": (path,), "frames": ("True",), "batch_size": ("12",)}
+    given |= {k: v if isinstance(v, tuple) else (str(v),) for k, v in flags.items()}
+    program = module.program(sweep.parse(module, given))
+    key, values = jax.random.key(0), {"learning_rate": np.float32(0.1)}
+    found = jax.eval_shape(program.train, key, values, program.data)
+    assert {"test_accuracy", "class_il"} & found.keys()
