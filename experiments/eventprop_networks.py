@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from experiments import common
-from jsnn import augment
+from jsnn import activity, augment
 from jsnn.encoders import frames, unit_interval
 from jsnn.eventprop import latency, losses, network, regularise, traces
 from jsnn.eventprop.flow import LIFParams, LIParams
@@ -226,10 +226,13 @@ def make_task(cfg: "Config", design: Design) -> tasks.Task:
     net = network.chain(*design.layers)
     physics = [layer.physics for layer in design.layers]
 
-    def value(params, lift, x):
+    def whole(params, lift):
         if cfg.kick:
             params = [params[0] + lift, *params[1:]]
-        return net.apply(Model(params, physics), x).value
+        return Model(params, physics)
+
+    def value(params, lift, x):
+        return net.apply(whole(params, lift), x).value
 
     def init(key):
         params = net.init(key).params
@@ -257,7 +260,10 @@ def make_task(cfg: "Config", design: Design) -> tasks.Task:
     def prediction(y):
         return tasks.by_score(design.scores(y))
 
-    return tasks.Task(init, loss, outputs, design.loss, prediction)
+    def awake(model, images):
+        return activity.awake(net, whole(*model), design.encode(images, None))
+
+    return tasks.Task(init, loss, outputs, design.loss, prediction, awake)
 
 
 def look(

@@ -8,7 +8,7 @@ Axes: T time, B batch, N neurons (any number of axes).
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -257,17 +257,17 @@ def _any_awake(awake, model, inputs):
     return jax.tree.map(lambda x: x.any(), found)
 
 
-def warn_of_silence(awake: Callable[..., Any], model: Any, inputs: Array) -> None:
+def warn_of_silence(task: Any, model: Any, inputs: Array) -> None:
     """Warns, in one sentence, of layers none of whose neurons spike on the first samples: what a loss can tell them is little or nothing.
 
     `fit` does so before it looks at held-out samples for the first time.
 
     Args:
-      awake: `(model, inputs) -> {layer: truth}`, of a `Task`.
+      task: a `Task` that says `awake`.
       model: to look at.
       inputs: samples `[N, ...]`, of which 64 are used.
     """
-    found = _any_awake(awake, model, inputs)
+    found = _any_awake(task.awake, model, inputs)
     silent = [f"`{name}`" for name, spikes in found.items() if not spikes]
     if silent and mesh.is_primary():
         warnings.warn(

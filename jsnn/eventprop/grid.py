@@ -87,10 +87,10 @@ def lif(
             raise ValueError(
                 f"`state` belongs to a delay of {found} steps, `delay_steps` is {under_way} (0: a layer without recurrent `weights`)."
             )
-    state, fired = over_time(
+    new, fired = over_time(
         rule, params, state, drive, penalty, weights, linear, unroll=unroll
     )
-    return state, TimedSpikes(fired.spikes, fired.lead)
+    return new, TimedSpikes(fired.spikes, fired.lead)
 
 
 def leaky_integrator(
@@ -239,8 +239,11 @@ def _forward(static, params, weights, state, drive, penalty):
     params, weights, state, mass, penalty = jax.tree.map(
         lambda x: x.value, (params, weights, state, drive.mass, penalty)
     )
-    out, kept = _run(static, params, weights, state, mass, keep_trace=keep_trace)
-    return out, _Residuals(params, weights, penalty, *kept, wants_params, wants_time)
+    out, (kept, arriving, trace) = _run(
+        static, params, weights, state, mass, keep_trace=keep_trace
+    )
+    given = params, weights, penalty
+    return out, _Residuals(*given, kept, arriving, trace, wants_params, wants_time)
 
 
 def _backward(static, residuals, cotangents):

@@ -121,11 +121,11 @@ def _normal(
     """Draws weights of which the last axis is that of the outputs; see `dense` for the defaults."""
     shape = tuple(check.whole("size of a layer", n, 1) for n in shape)
     num_inputs = math.prod(shape[:-1])
-    mean = (12 + 216 / num_inputs) / num_inputs if mean is None else mean
-    std = spread / num_inputs**0.5 if std is None else std
-    check.number("mean", mean)
-    check.number("std", std, "[0, inf)")
-    return lambda key: mean + std * jax.random.normal(key, shape)
+    around = (12 + 216 / num_inputs) / num_inputs if mean is None else mean
+    width = spread / num_inputs**0.5 if std is None else std
+    check.number("mean", around)
+    check.number("std", width, "[0, inf)")
+    return lambda key: around + width * jax.random.normal(key, shape)
 
 
 def dense(

@@ -114,7 +114,7 @@ def supervised(
     def inspect(model, data):
         from jsnn import activity
 
-        activity.warn_of_silence(task.awake, model, data.held.inputs)
+        activity.warn_of_silence(task, model, data.held.inputs)
 
     def evaluate(state, data, program):
         return state, _evaluate(task, state.own.model, data.held, eval_size, mesh)
