@@ -200,7 +200,7 @@ def _physics(rule, params, shape, dtype):
     return p, flow(jnp.asarray(rule.dt, dtype), p.tau_mem, p.tau_syn)
 
 
-def _run(static, params, weights, state, mass, *, keep_trace=False):
+def _run(static, params, weights, state, mass, *, keep_trace=False) -> Any:
     rule, linear, unroll = static
     p, coefficients = _physics(rule, params, mass.shape[1:], mass.dtype)
     num_steps = mass.shape[0]
