@@ -66,7 +66,7 @@ def strokes(ax):
 def test_drawing_leaves_global_state_alone():
     """The modules import no matplotlib, drawing imports no pyplot, and settings are as before."""
     code = (
-        "import sys, jsnn.plot.report, jsnn.spike_figures\n"
+        "import sys, jsnn.plot.report, jsnn.plot.spikes\n"
         "assert 'matplotlib' not in sys.modules\n"
         "import matplotlib\n"
         "before = matplotlib.rcParams.copy()\n"
