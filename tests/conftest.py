@@ -17,11 +17,6 @@ from flax import nnx
 nnx.set_graph_mode(False)  # what Flax announces as its default (FLIP 5310)
 nnx.set_graph_updates(False)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests compile the same program again, as a resumed run does. It is then read from this folder: a quarter less time.
-COMPILED = tempfile.mkdtemp(prefix="jsnn-compiled-")
-jax.config.update("jax_compilation_cache_dir", COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "shared/reference"
 TFDS = pathlib.Path(__file__).parents[2] / "shared/data/tfds"
@@ -33,10 +28,10 @@ def needs(path: pathlib.Path):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def folders_of_this_session():
+def cache_of_this_session():
+    folder = os.environ["JSNN_CACHE"]
     yield
-    for folder in (os.environ["JSNN_CACHE"], COMPILED):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
