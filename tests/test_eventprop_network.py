@@ -71,8 +71,7 @@ def model_of(net, seed=0):
         mean, std = scale.get(a.shape, (0.5, 0.4))
         return jnp.asarray(rng.normal(mean, std, a.shape), jnp.float32)
 
-    rest = jit(lambda key: net.init(key).rest)(jax.random.key(0))
-    return Model(jax.tree.map(draw, shapes), rest)
+    return Model(jax.tree.map(draw, shapes), ())
 
 
 def loss_of(net, x):
@@ -191,15 +190,15 @@ def test_split_layer_is_the_function_and_wants_all_steps():
         network.dense(5, 3, mean=0.4, std=0.4),
         network.leaky(dt=1.0),
     )
-    (first, none, second, _), physics = model_of(chain(*parts))
+    first, none, second, _ = model_of(chain(*parts)).params
     x = spikes(6)
-    below = Model([first, none], physics[:2])
+    below = Model([first, none], ())
     hidden = chain(*parts[:2]).apply(below, x).value
     shared = split(hidden, dt=1.0)
-    above = Model([second, ()], physics[2:])
+    above = Model([second, ()], ())
     want = chain(*parts[2:]).apply(above, shared).value
     parts = (*parts[:2], network.split(dt=1.0), *parts[2:])
-    model = Model([first, none, (), second, ()], [*physics[:2], (), *physics[2:]])
+    model = Model([first, none, (), second, ()], ())
     out = chain(*parts).apply(model, x)
     np.testing.assert_array_equal(out.value, want)
     (counted,) = out.spikes
@@ -234,7 +233,7 @@ def test_seeds_and_physics_are_swept_by_vmap():
     taus = jnp.array([15.0, 30.0])
 
     def gradient(model, tau):
-        physics = list(model.rest)
+        physics = [layer.physics for layer in LAYERS]
         physics[1] = physics[1]._replace(
             params=LIFParams(tau_mem=tau), penalty=RatePenalty(0.1, 0.1, 2.0)
         )

@@ -6,8 +6,8 @@
 >>> net.apply(model, jsnn.eventprop.TimedSpikes(jnp.ones((5, 2, 64)))).value.shape  # [T, B, C]
 (5, 2, 10)
 
-What is trained (`model.params`: the weights of each layer) and what is given (`model.rest`: the physics of each) are separate, both visible
-to `vmap` and `grad`.
+What is trained are `model.params`, the weights of each layer. What is given, the physics of each, is part of the layers. A model whose `rest`
+is a list of physics, one a layer, runs with these instead: so `vmap` and `grad` see them.
 """
 
 import itertools
@@ -73,16 +73,19 @@ def chain(
 
     def init(key: Array) -> Model:
         keys = jax.random.split(key, len(layers))
+        # No physics in it: as constants of the program they round alike in every program.
         weights = [layer.init(k) for layer, k in zip(layers, keys, strict=True)]
-        physics = [layer.physics for layer in layers]
-        return Model(weights, jax.tree.map(lambda p: jnp.asarray(p, float), physics))
+        return Model(weights, ())
 
     def apply(
         model: Model, x: Any, *, key: Array | None = None, train: bool = False
     ) -> Output:
         def run(states: Any, x: Any) -> tuple[Any, Any]:
             new, fired = [], []
-            for layer, w, p, s in zip(layers, *model, states, strict=True):
+            physics = model.rest or [layer.physics for layer in layers]
+            for layer, w, p, s in zip(
+                layers, model.params, physics, states, strict=True
+            ):
                 s, y = layer.apply(w, p, s, x)
                 # A layer of neurons turns a drive into spikes; no other layer does.
                 if isinstance(y, TimedSpikes) and not isinstance(x, TimedSpikes):
