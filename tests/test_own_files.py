@@ -46,6 +46,14 @@ def write(path, inputs, labels, num_test: int = 12):
     return str(path)
 
 
+@pytest.fixture(autouse=True)
+def quick():
+    """Compiling is most of the work here; without optimisation it takes half as long."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 FLAGS = {"frames": True, "batch_size": 12, "progress": False}
 SCRIPTS = {
     "csnn": (csnn_mnist, {"network": "mlp", "hidden": (16,), "epochs": 4, "learning_rate": 0.02, "threshold": 0.5}, 1.0),
