@@ -1,4 +1,4 @@
-"""Images and labels as arrays in memory.
+"""Images and labels as arrays in memory, and recordings of event sensors (`events`, `event_files`).
 
 `load` fetches a data set by name, `from_arrays` takes your own; both give a checked `Dataset`.
 Importing this package imports neither tensorflow_datasets nor scikit-learn nor PIL, and nothing
