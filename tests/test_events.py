@@ -83,7 +83,7 @@ def loop(index, steps, dt=None, polarity="kept", down=1, crop=None, soft=False):
 )
 def test_frames_are_those_of_a_loop_over_events(how):
     names = {"dt": "dt_us", "down": "downsample"}
-    renamed: dict[str, Any] = {names.get(k, k): v for k, v in how.items()}
+    renamed: dict[str, Any] = {names.get(k) or k: v for k, v in how.items()}
     got = ev.frames(batch(), 6, **renamed)
     expected = loop((2, 0, 1), 6, **how)
     assert expected.any()

@@ -259,10 +259,10 @@ def input_times(
 ) -> tuple[Float[Array, "B L"], Int[Array, "B L"]]:
     """The events themselves, for a solver that needs no grid.
 
-    >>> events = recordings([0, 1], [0, 0], [1, 0], [500, 1900], [0, 2], sensor=(1, 2))
+    >>> events = recordings([0, 1], [0, 0], [1, 0], [500, 1750], [0, 2], sensor=(1, 2))
     >>> times, neuron = input_times(take(events, jnp.array([0]), 3))
     >>> times.tolist(), neuron.tolist()
-    ([[0.5, 1.899999976158142, inf]], [[1, 2, -1]])
+    ([[0.5, 1.75, inf]], [[1, 2, -1]])
 
     Args:
       batch: recordings `[B, L]`.
