@@ -99,6 +99,17 @@ def test_padding_has_no_effect_however_long():
     np.testing.assert_array_equal(alone[:, 0], ev.frames(longer, 6, 130.0)[:, 2])
 
 
+@pytest.mark.parametrize("dt", [3.0, 130.0, 1000.0, 30_000.0])
+def test_an_event_on_the_edge_of_a_step_belongs_to_the_later_one(dt):
+    """Also where the compiler multiplies by a rounded 1/dt in place of a division."""
+    edges = int(dt) * np.arange(100)
+    zero, ends = np.zeros(100, int), np.array([0, 100])
+    events = ev.recordings(zero, zero, zero, edges, ends, sensor=(1, 1))
+    padded = ev.take(events, jnp.array([0]))
+    for how in (lambda b: ev.frames(b, 100, dt), jax.jit(lambda b: ev.frames(b, 100, dt))):  # fmt: skip
+        np.testing.assert_array_equal(how(padded)[:, 0, 0, 0, 0], 1.0)
+
+
 def test_a_sweep_varies_dt_in_one_program():
     steps = jnp.array([70.0, 130.0, 400.0])
     got = jax.jit(jax.vmap(lambda dt: ev.frames(batch(), 6, dt)))(steps)

@@ -193,7 +193,12 @@ def frames(
         rank = jnp.cumsum(batch.valid, 1) - 1
         phase = jnp.floor_divide(rank * num_steps, count).astype(jnp.float32)
     else:
-        phase = batch.t_us / jnp.asarray(dt_us)
+        dt = jnp.asarray(dt_us)
+        phase = batch.t_us / dt
+        if not soft:  # XLA may multiply by a rounded 1/dt: an event on the edge of a step must not slip into the one before
+            step = jnp.floor(phase)
+            late, early = batch.t_us >= (step + 1) * dt, batch.t_us < step * dt
+            phase = step + late - early
     value = 2.0 * batch.p - 1.0 if polarity == "signed" else jnp.ones(batch.p.shape)
     value = value.astype(phase.dtype)
     channel = batch.p if polarity == "kept" else jnp.zeros_like(batch.p)
@@ -260,9 +265,9 @@ def input_times(
     """The events themselves, for a solver that needs no grid.
 
     >>> events = recordings([0, 1], [0, 0], [1, 0], [500, 1750], [0, 2], sensor=(1, 2))
-    >>> times, neuron = input_times(take(events, jnp.array([0]), 3))
+    >>> times, neuron = input_times(take(events, jnp.array([0]), 3), unit_us=1.0)
     >>> times.tolist(), neuron.tolist()
-    ([[0.5, 1.75, inf]], [[1, 2, -1]])
+    ([[500.0, 1750.0, inf]], [[1, 2, -1]])
 
     Args:
       batch: recordings `[B, L]`.
