@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from jsnn.train import runs
+from jsnn.train import provenance
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # Processes waiting for a core, on average over the last minute, above which a machine is not called quiet.
@@ -24,10 +24,10 @@ def context(benchmark: str) -> dict[str, Any]:
     return {
         "benchmark": benchmark,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": runs.commit(),
-        "device": runs.device(),
+        "commit": provenance.commit(),
+        "device": provenance.device(),
         "load": round(load, 2),
-        "versions": runs.versions(),
+        "versions": provenance.versions(),
     }
 
 

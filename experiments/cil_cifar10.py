@@ -319,7 +319,7 @@ def finish(
     model: Any = fitted.model
     if first is not None:
         model = jax.tree.map(lambda x: x[first], model)
-    about = rebuild.about(cfg.of.script, cfg, rebuild.shapes_of(dataset))
+    about = rebuild.about(cfg.of.script, cli.decisive(cfg), rebuild.shapes_of(dataset))
     models.restored(trainer, model, about).save(run.out / rebuild.MODEL)
     at_random = None
     if cfg.evaluate_unseen:

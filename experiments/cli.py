@@ -2,14 +2,16 @@
 
 import argparse
 import dataclasses
+import errno
 import functools
 import inspect
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar, cast
 
 import jax
 import tyro
@@ -19,6 +21,7 @@ from experiments import flags
 from jsnn import check
 from jsnn import mesh as meshes
 from jsnn.data import DataError
+from jsnn.train import stop
 from jsnn.train.checkpoint import CheckpointError
 from jsnn.train.runs import RunError
 from jsnn.train.saved import ModelError
@@ -39,6 +42,30 @@ MISTAKES = (
 )
 
 
+# What a disk, its permissions, or a limit of the system refuses.
+_OF_THE_MACHINE = {
+    getattr(errno, name)
+    for name in [
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EACCES",
+        "EPERM",
+        "EROFS",
+        "EIO",
+        "ENOENT",
+        "ENOTDIR",
+        "EISDIR",
+        "EEXIST",
+        "ELOOP",
+        "ENAMETOOLONG",
+        "EMFILE",
+        "ENFILE",
+        "ESTALE",
+        "ENOMEM",
+    ]
+}
+_SMALLER = "Make the batch, the network or the number of steps smaller."
 # A flag whose default is the recipe's: see `Checked.recipes`.
 OF_RECIPE: Any = None
 
@@ -178,10 +205,22 @@ def decisive(config: Any) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in left_out}
 
 
+def _refuse_empty(args: Sequence[str]) -> None:
+    """An empty text names no folder; to a path it would be the current one."""
+    for flag, value in zip(args, [*args[1:], None], strict=True):
+        if value == "" and flag.startswith("--"):
+            raise ValueError(f"`{flag}` is empty: name something, or leave it out.")
+        if flag.startswith("--") and flag.endswith("="):
+            raise ValueError(
+                f"`{flag[:-1]}` is empty: name something, or leave it out."
+            )
+
+
 def parse(
     config: type[Config], args: Sequence[str], *, markers: Sequence[Any] = ()
 ) -> Config:
     """The config that these flags describe, in any order; the defaults of the others are the recipe's, and `--help` shows them."""
+    _refuse_empty(args)
     recipes, old = cast(Any, config).recipes, cast(Any, config).of.retired
     args = [new for arg in args for new in old.get(arg, (arg,))]
     if not recipes:
@@ -230,22 +269,51 @@ def in_flags(main: Callable[[Config], dict[str, Any]]) -> Any:
     return named
 
 
+def _terminate(number: int, frame: object) -> None:
+    """SIGTERM where no training listens: nothing is under way that a checkpoint could keep."""
+    raise stop.Stopped("Stopped.", number)
+
+
+def _in_words(error: OSError) -> str:
+    """What the operating system refused."""
+    where = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{where}{error.strerror}. Nothing was deleted. Make room, or make the file readable and writable, then run again; with --resume a run goes on "
+        "from its last checkpoint."
+    )
+
+
+def _end(text: str, code: int) -> NoReturn:
+    """One line, and the end: the threads of other libraries, which may still wait for a disk or another process, are not asked."""
+    print(text, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    if code > 128:
+        os._exit(code)
+    sys.exit(code)
+
+
 def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:
     """Parses flags into `config`, calls `main` on it, and prints the summary it returns."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         summary = main(parse(config, sys.argv[1:]))
     except MISTAKES as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {error}", 2)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        _end(f"error: {_in_words(error)}", 2)
+    except MemoryError as error:
+        _end(f"error: out of memory ({error}). {_SMALLER}", 2)
+    except stop.Stopped as error:
+        _end(f"\n{error} Run again with --resume to go on.", error.code)
     except KeyboardInterrupt:
-        print(
-            "\nStopped. A script with --resume goes on from its last checkpoint.",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+        _end("\nStopped. A script with --resume goes on from its last checkpoint.", 130)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
-            raise
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            _end(f"error: out of memory ({str(error).splitlines()[0]}). {_SMALLER}", 2)
         print(
             f"error: another process of this run has ended ({str(error).splitlines()[0]}). Start all of them again with --resume; "
             "they go on from the last checkpoint.",

@@ -164,7 +164,9 @@ def train(cfg: cli.Supervised, trainer: Trainer, dataset: Dataset) -> Trained:
     else:
         found = jax.tree.map(lambda x: x[None], found)
     if meshes.is_primary():
-        about = rebuild.about(cfg.of.script, cfg, rebuild.shapes_of(dataset))
+        about = rebuild.about(
+            cfg.of.script, cli.decisive(cfg), rebuild.shapes_of(dataset)
+        )
         saved.write(run.out / rebuild.MODEL, model, about)
     return Trained(run, fitted, found, model)
 

@@ -301,11 +301,12 @@ def main(cfg: Config) -> dict[str, Any]:
     )
     trainer = trainer_for(cfg, shapes)
     config = cli.decisive(cfg) | {"epochs": network.epochs[: len(network.blocks)]}
-    run = common.open_run(cfg, epochs=config["epochs"])
     names = ("data", "seed", "ratio", "augment", "flips", "num_validation")
     layers = finished.Layers(
         cfg.out, network, cfg.doubling, {n: config[n] for n in names}, cfg.reuse
     )
+    layers.check()
+    run = common.open_run(cfg, epochs=config["epochs"])
     fitted = jsnn.fit(
         trainer,
         dataset,
@@ -318,14 +319,13 @@ def main(cfg: Config) -> dict[str, Any]:
     )
     if not network.decision:
         readout.fit(fitted, network, chosen(cfg, dataset).train)
-    bare = dataclasses.replace(cfg, reuse=())  # folders that may go
-    fitted.about = rebuild.about(cfg.of.script, bare, shapes)
+    fitted.about = rebuild.about(cfg.of.script, cli.decisive(cfg), shapes)
     fitted.save(cfg.out / rebuild.MODEL)
     found, labels = fitted.predict(dataset.test.images), dataset.test.labels
     write_figures(cfg, fitted, chosen(cfg, dataset), found)
     rewarded = [r for r in fitted.rows if r["layer"] == "decision"]
     if network.decision:
-        stdp_figures.write_history(cfg.out / "history.csv", rewarded)
+        run.write("history.csv", stdp_figures.history(rewarded))
     epochs = round(rewarded[-1]["epoch"]) if rewarded else 0
     best = getattr(fitted.state.own, "epoch", epochs)
     looks = [r["accuracy"] for r in rewarded if r["split"] == "validation"]

@@ -206,7 +206,12 @@ def test_all_damaged_is_one_clear_error(tmp_path):
         shutil.rmtree(newest(tmp_path) / "state")
     with pytest.raises(checkpoint.CheckpointError) as caught:
         checkpoint.restore(tmp_path, state())
-    for word in (str(tmp_path), "step_00000001", "step_00000002", "Delete the folder"):
+    for word in (
+        str(tmp_path),
+        "step_00000001",
+        "step_00000002",
+        "Nothing was changed",
+    ):
         assert word in str(caught.value)
 
 
@@ -286,3 +291,44 @@ def test_disk_without_a_byte_left(small_disk):
     with pytest.raises(checkpoint.CheckpointError, match="No space left"):
         checkpoint.save(small_disk, 2, small)
     assert bits(checkpoint.restore(small_disk, small)) == bits(small)
+
+
+def test_one_of_the_same_step_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 3, state())
+    rename = pathlib.Path.rename
+
+    def killed(self, target):
+        if (
+            ".part" in self.name
+        ):  # the old one is out of the way, the new one not in place
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(tmp_path, 3, jax.tree.map(lambda x: x, state()))
+    assert checkpoint.steps(tmp_path) == [3]
+    assert checkpoint.restore(tmp_path, state()) is not None
+    checkpoint.save(tmp_path, 4, state())
+    assert checkpoint.steps(tmp_path) == [3, 4]
+    assert {p.name for p in tmp_path.iterdir()} == {"step_00000003", "step_00000004"}
+
+
+def test_unreadable_is_not_damaged(tmp_path, monkeypatch):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, state())
+    read = pathlib.Path.read_bytes
+
+    def refused(self):
+        if "step_00000002" in str(self):
+            raise PermissionError(13, "Permission denied", str(self))
+        return read(self)
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", refused)
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"cannot be read.*nothing was"
+    ):
+        checkpoint.restore(tmp_path, state())
+    monkeypatch.undo()
+    assert checkpoint.steps(tmp_path) == [1, 2]

@@ -57,8 +57,8 @@ def test_a_run_stopped_and_resumed_is_the_same_bit_for_bit(tmp_path, monkeypatch
     class Stopped(Exception):
         pass
 
-    def save(folder, step, found, original=checkpoint.save):
-        original(folder, step, found)
+    def save(folder, step, found, original=checkpoint.save, **kwargs):
+        original(folder, step, found, **kwargs)
         seen.append(step)
         if len(seen) == 2:
             raise Stopped

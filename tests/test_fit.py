@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import optax
 import pytest
 
 from jsnn.model import Model
-from jsnn.train import checkpoint, clock, loop, runs, supervised
+from jsnn.train import checkpoint, clock, loop, runs, stop, supervised
 from jsnn.train import task as tasks
 from jsnn.train import trainer as trainers
 from jsnn.train.fitted import Fitted
@@ -174,9 +175,9 @@ def drive_until(
     """Ends as a kill would when the checkpoint of `step` is due, or once it is saved."""
     save = checkpoint.save
 
-    def save_or_die(folder, at, state):
+    def save_or_die(folder, at, state, **kwargs):
         if at != step or saves:
-            save(folder, at, state)
+            save(folder, at, state, **kwargs)
         if at == step:
             raise Killed
 
@@ -303,3 +304,35 @@ def test_progress_is_shown_on_request(tmp_path, capfd):
     assert "5/5" in captured.err
     assert "loss=" in captured.err
     assert "test accuracy" in captured.out
+
+
+@pytest.mark.parametrize("sent_at", [1, 2, 5])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_two_rows_loses_nothing(
+    tmp_path, monkeypatch, number, sent_at
+):
+    """Rows are means over four steps; the run stops within one, and goes on as if it had not."""
+    schedule = loop.Schedule(4, 0)
+    whole, run = open_run(tmp_path / "whole"), open_run(tmp_path / "stopped")
+    expected = drive(whole, schedule)
+    trained = clock.Clock.trained
+
+    def send(self, num_steps, seconds):
+        trained(self, num_steps, seconds)
+        send.count += 1
+        if send.count == sent_at:
+            signal.raise_signal(number)
+
+    send.count = 0
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(clock.Clock, "trained", send)
+        with pytest.raises(stop.Stopped, match=f"at step {sent_at}") as caught:
+            drive(run, schedule)
+    assert caught.value.code == 128 + number
+    assert signal.getsignal(number) == before
+    assert checkpoint.steps(run.checkpoints) == [sent_at]
+    again = open_run(tmp_path / "stopped", resume=True)
+    result = drive(again, schedule)
+    assert timeless(again) == timeless(whole)
+    jax.tree.map(np.testing.assert_array_equal, result.model, expected.model)

@@ -351,7 +351,9 @@ def test_what_follows_from_other_flags_is_not_a_recipes():
 
 def test_a_model_from_before_flags_were_renamed_is_built_again():
     cfg = eventprop_yinyang.Config(OUT, duration=50.0, epochs=3, num_train=64)
-    about = rebuild.about(cfg.of.script, cfg, rebuild.Shapes((4,), 3, 64, "float32"))
+    about = rebuild.about(
+        cfg.of.script, cli.decisive(cfg), rebuild.Shapes((4,), 3, 64, "float32")
+    )
     old = {"lr": "learning_rate", "T": "duration", "validation": "num_validation"}
     about["config"] |= {k: about["config"].pop(v) for k, v in old.items()}
     trainer = rebuild.trainer_of(OUT, about)

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 # A file imports only from rooms to its left, or from its own.
 ROOMS = ("base", "data", "science", "trainer", "families", "train", "plot")
-BASE = {"check", "precision", "mesh", "memory", "model"}
+BASE = {"check", "files", "precision", "mesh", "memory", "model"}
 FAMILIES = {"eventprop", "stdp", "continual", "models"}
 # What a family's trainer is made of; the rest of `train` leads trainers.
 TRAINER = {"train", "train.trainer", "train.transform", "train.fitted", "train.saved", "train.checkpoint", "train.program"}  # fmt: skip

@@ -18,7 +18,7 @@ from PIL import Image
 from predicted import predicted
 
 import jsnn
-from experiments import cil_cifar10, eventprop_mnist, eventprop_yinyang, predict
+from experiments import cil_cifar10, cli, eventprop_mnist, eventprop_yinyang, predict
 from jsnn.data import DataError
 from jsnn.train import rebuild, runs, saved
 from jsnn.train.trainer import start
@@ -52,7 +52,7 @@ def models(tmp_path_factory):
         cfg = module.Config(out=OUT, **options)
         trainer = module.trainer_for(cfg, shapes)
         tree = jax.jit(lambda: trainer.model(start(trainer, jax.random.key(0))))()
-        about = rebuild.about(module.__name__.rpartition(".")[2], cfg, shapes)
+        about = rebuild.about(cfg.of.script, cli.decisive(cfg), shapes)
         path = saved.write(tmp_path_factory.mktemp("models") / name, tree, about)
         return path, jsnn.load(path, trainer)
 

@@ -18,7 +18,7 @@ from matplotlib.text import Annotation
 from jsnn import activity, encoders, layers, neurons
 from jsnn.plot import figures, report
 from jsnn.plot import spikes as spike_figures
-from jsnn.train import runs
+from jsnn.train import provenance, runs
 from jsnn.unroll import Constant
 
 T, B, SHAPE = 6, 2, (3, 3, 2)
@@ -365,7 +365,7 @@ def test_report_stands_alone(tmp_path, sections):
         assert want in everything
     assert "matplotlib" not in text.lower(), "no metadata of the drawing tool"
     assert text.count("<style") == 1, "a figure's style would hold for the whole page"
-    assert {"jax", "flax", runs.device()} <= set(page.texts)
+    assert {"jax", "flax", provenance.device()} <= set(page.texts)
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from small_disk import fill, make_read_only, mounted
 
-from jsnn.train import lock, runs
+from jsnn.train import lock, provenance, runs
 
 
 def open_run(out: pathlib.Path, *, config=None, **kwargs) -> runs.Run:
@@ -76,7 +76,7 @@ def test_a_run_is_never_overwritten(tmp_path):
 
 HOLDER = """
 import pathlib, sys
-from jsnn.train import lock, runs
+from jsnn.train import lock, provenance, runs
 run = runs.Run(pathlib.Path(sys.argv[1]), experiment="test", config={"seed": 0}, resume=True)
 run.log({"split": "train", "step": 1})
 print("ready", flush=True)
@@ -211,7 +211,7 @@ def test_another_configuration_is_refused_by_name(tmp_path):
 def test_a_damaged_config(tmp_path, content):
     open_run(tmp_path)
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(runs.RunError, match=r"config\.json is damaged.*new folder"):
+    with pytest.raises(runs.RunError, match=r"config\.json is damaged.*another folder"):
         open_run(tmp_path, resume=True)
 
 
@@ -219,7 +219,7 @@ def test_a_damaged_config(tmp_path, content):
 @pytest.mark.parametrize("left", ["metrics.jsonl", "checkpoints"])
 def test_a_run_without_its_config_is_not_touched(tmp_path, left, resume):
     (tmp_path / left).mkdir()
-    with pytest.raises(runs.RunError, match="without its config"):
+    with pytest.raises(runs.RunError, match=r"not the config\.json of a run"):
         open_run(tmp_path, resume=resume)
 
 
@@ -300,20 +300,20 @@ def test_commit_is_this_repository_s_or_unknown(tmp_path, monkeypatch):
         done = subprocess.run(["git", *args], cwd=tmp_path, capture_output=True)
         return done.stdout.decode().strip()
 
-    code = tmp_path / "site" / "runs.py"
+    code = tmp_path / "site" / "provenance.py"
     code.parent.mkdir()
     code.write_text("")
-    monkeypatch.setattr(runs, "__file__", str(code))
-    assert runs.commit() == "unknown"
+    monkeypatch.setattr(provenance, "__file__", str(code))
+    assert provenance.commit() == "unknown"
     identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
     git("init")
     git(*identity, "commit", "--allow-empty", "-m", "someone else's project")
-    assert runs.commit() == "unknown"
-    git("add", "site/runs.py")
+    assert provenance.commit() == "unknown"
+    git("add", "site/provenance.py")
     git(*identity, "commit", "-m", "ours")
-    assert runs.commit() == git("rev-parse", "--short", "HEAD") != ""
+    assert provenance.commit() == git("rev-parse", "--short", "HEAD") != ""
     code.write_text("changed")
-    assert runs.commit() == git("rev-parse", "--short", "HEAD") + "+"
+    assert provenance.commit() == git("rev-parse", "--short", "HEAD") + "+"
 
 
 def events(out: pathlib.Path) -> list[tuple[str, int, float]]:
@@ -358,3 +358,55 @@ def test_tensorboard_absent(tmp_path, monkeypatch):
         open_run(tmp_path, tensorboard=True)
     assert not (tmp_path / "config.json").exists()
     open_run(tmp_path)  # so the same command without the flag just runs
+
+
+@pytest.mark.parametrize("name", ["summary.json", "mine.png", "table.csv", "tensorboard", "report.html"])  # fmt: skip
+def test_a_folder_with_what_a_run_would_write_is_not_used(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(runs.RunError, match=rf"holds {name}.*Choose another"):
+            open_run(tmp_path, resume=resume)
+    assert {p.name for p in tmp_path.iterdir()} == {name, "notes.txt"}
+    (tmp_path / name).unlink()
+    open_run(tmp_path)
+
+
+def test_a_resumed_run_follows_no_link(tmp_path):
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    open_run(out)
+    mine.write_text("mine")
+    (out / "metrics.jsonl").symlink_to(mine)
+    with pytest.raises(runs.RunError, match=r"holds a link, metrics\.jsonl"):
+        open_run(out, resume=True)
+    assert mine.read_text() == "mine"
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_anew(tmp_path):
+    run = open_run(tmp_path)
+    run.log({"split": "train", "step": 3})
+    run.finish({})
+    run = open_run(tmp_path, resume=True)
+    with pytest.raises(runs.RunError, match="is finished, but its checkpoints"):
+        run.restore({"a": jnp.ones(2)})
+    assert run.rows() == [{"split": "train", "step": 3}]
+
+
+def test_a_torn_last_row_is_mended_when_the_run_is_opened(tmp_path):
+    open_run(tmp_path).log({"step": 1})
+    path = tmp_path / "metrics.jsonl"
+    for torn in (b'{"step": 2', b'{"step": 2}'):
+        path.write_bytes(b'{"step": 1}\n' + torn)
+        run = open_run(tmp_path, resume=True)
+        run.log({"step": 3})
+        assert path.read_bytes().endswith(b"\n")
+        kept = [1, 2, 3] if torn.endswith(b"}") else [1, 3]
+        assert [row["step"] for row in run.rows()] == kept
+
+
+def test_another_commit_is_said(tmp_path, capsys):
+    open_run(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"commit": "abc"}))
+    open_run(tmp_path, resume=True)
+    assert "began at commit abc" in capsys.readouterr().err

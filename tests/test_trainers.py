@@ -185,7 +185,7 @@ class DyingRun(runs.Run):
         self._count()
         super().log(row)
 
-    def save(self, step, state):
+    def save(self, step, state, unlogged=None):
         self._count()
         super().save(step, state)
 

@@ -15,14 +15,12 @@ import hashlib
 import json
 import os
 import pathlib
-import uuid
 import warnings
 import zlib
-from collections.abc import Callable
-from typing import BinaryIO
 
 import numpy as np
 
+from jsnn import files
 from jsnn.data.dataset import Split
 
 _LAYOUT = 1  # counts up when the files or their meaning change
@@ -72,12 +70,12 @@ def write_cached(folder: pathlib.Path, split: str, arrays: Split) -> None:
             raise PermissionError(errno.EROFS, "it is read-only")
         folder.mkdir(parents=True, exist_ok=True)
         for part, array in arrays._asdict().items():
-            _replace(
+            files.write(
                 folder / f"{split}-{part}.npy",
                 lambda file, a=array: np.save(file, a),
             )
         content = json.dumps(_checksums(arrays)).encode()
-        _replace(folder / f"{split}.json", lambda file: file.write(content))
+        files.write(folder / f"{split}.json", content)
     except OSError as error:
         warnings.warn(
             f"the decoded {split} images are not kept in {folder} ({error.strerror}), so the next run decodes them again. "
@@ -99,14 +97,3 @@ def _is_locked(folder: pathlib.Path) -> bool:
     while not folder.exists():
         folder = folder.parent
     return not folder.stat().st_mode & 0o222
-
-
-def _replace(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file under another name and renames it, so that no reader ever sees half of it."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

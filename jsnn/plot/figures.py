@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jsnn import files
+from jsnn.train.runs import RunError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -64,11 +67,23 @@ def style() -> Iterator[None]:
 def save_all(
     drawn: Mapping[str, "Figure"], folder: pathlib.Path, *, dpi: int | None = None
 ) -> None:
-    """Writes each figure to `folder/NAME.png`, at `dpi` pixels an inch if given."""
+    """Writes each figure to `folder/NAME.png`, at `dpi` pixels an inch if given.
+
+    Raises:
+      RunError: if one cannot be written.
+    """
     options: dict[str, Any] = {} if dpi is None else {"dpi": dpi}
+    options |= {"format": "png", "facecolor": "white"}
     for name, figure in drawn.items():
-        with style():
-            figure.savefig(folder / f"{name}.png", facecolor="white", **options)
+        path = folder / f"{name}.png"
+        try:
+            with style():
+                files.write(path, lambda file, f=figure: f.savefig(file, **options))
+        except OSError as error:
+            raise RunError(
+                f"The figure {path} could not be written ({error.strerror}). What was computed before it is kept: free some space, and run again with "
+                "--resume to draw it."
+            ) from error
 
 
 def new_figure(height: float, width: float = WIDTH) -> "Figure":

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from jsnn import activity, layers, metrics
+from jsnn import activity, files, layers, metrics
 from jsnn.plot import figures
 from jsnn.plot import spikes as spike_figures
-from jsnn.train import runs
+from jsnn.train import provenance, runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -200,7 +200,11 @@ def write_report(
         f'<a href="#section-{i}">{html.escape(section.title)}</a>'
         for i, section in enumerate(sections)
     ]
-    facts = {"commit": runs.commit(), "device": runs.device(), **runs.versions()}
+    facts = {
+        "commit": provenance.commit(),
+        "device": provenance.device(),
+        **provenance.versions(),
+    }
     page = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -211,10 +215,8 @@ def write_report(
         *(_section(section, i) for i, section in enumerate(sections)),
         f"<footer>{_facts('Versions and device', facts)}</footer>\n</body>\n</html>\n",
     ]
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text("\n".join(line for line in page if line), encoding="utf-8")
-        part.replace(path)
+        files.write(path, "\n".join(line for line in page if line))
     except OSError as error:
         raise runs.RunError(
             f"{path} could not be written ({error.strerror}). Free some space or choose another folder."

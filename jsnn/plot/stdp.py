@@ -6,7 +6,7 @@ Axes: F features, H, W pixels or neurons.
 """
 
 import csv
-import pathlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -260,8 +260,8 @@ def convergence(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     return figure
 
 
-def write_history(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """R-STDP's history, one line an epoch, in the original's columns and validation in place of test."""
+def history(rows: list[dict[str, Any]]) -> str:
+    """R-STDP's history as CSV, one line an epoch, in the original's columns and validation in place of test."""
     epochs: dict[int, dict[str, Any]] = {}
     for row in rows:
         epoch = epochs.setdefault(int(np.ceil(row["epoch"])), {"train": []})
@@ -269,11 +269,12 @@ def write_history(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
             epoch["train"].append((row["accuracy"], row["loss"]))
         else:
             epoch["validation"] = (row["accuracy"], row["loss"])
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["epoch", "train_acc", "train_loss", "validation_acc", "validation_loss"]
-        )
-        for number, epoch in epochs.items():
-            means = np.mean(epoch["train"], axis=0).tolist()
-            writer.writerow([number, *means, *epoch.get("validation", ("", ""))])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(
+        ["epoch", "train_acc", "train_loss", "validation_acc", "validation_loss"]
+    )
+    for number, epoch in epochs.items():
+        means = np.mean(epoch["train"], axis=0).tolist()
+        writer.writerow([number, *means, *epoch.get("validation", ("", ""))])
+    return text.getvalue()

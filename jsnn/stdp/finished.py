@@ -13,9 +13,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jsnn import files
 from jsnn.stdp import unsupervised
 from jsnn.stdp.networks import RATES, Network, parts
 from jsnn.stdp.training import Data, Own, with_layer
+from jsnn.train import checkpoint, saved
 from jsnn.train.trainer import TrainState
 from jsnn.train.transform import Best
 
@@ -62,6 +64,21 @@ class Layers:
         layers = zip(parts(self.network), marks, strict=False)
         return [(f"{p.name.replace(' ', '_')}.npz", mark) for p, mark in layers]
 
+    def _files(self, name: str) -> list[pathlib.Path]:
+        """A layer as the other runs have it."""
+        paths = [folder / "layers" / name for folder in self.others]
+        return [path for path in paths if path.exists()]
+
+    def check(self) -> None:
+        """Reads what the other runs have, before anything is trained.
+
+        Raises:
+          ModelError: if a file of theirs is damaged or cannot be read.
+        """
+        for name, _ in self._known():
+            for path in self._files(name):
+                _read(path)
+
     def reuse(
         self, number: int, state: TrainState, data: Data
     ) -> tuple[TrainState, dict[str, float]] | None:
@@ -70,15 +87,18 @@ class Layers:
         if number >= len(known):
             return None
         name, mark = known[number]
-        for folder in self.others:
-            path = folder / "layers" / name
-            if not path.exists():
+        part = parts(self.network)[number]
+        for path in self._files(name):
+            found, there = _read(path)
+            if there != mark:
                 continue
-            with np.load(path) as stored:
-                if str(stored["fingerprint"]) != mark:
-                    continue
-                weights = jnp.asarray(stored["weights"])
-            part = parts(self.network)[number]
+            old = _own(state).weights[part.block][part.branch]
+            if found.shape != old.shape or found.dtype != old.dtype:
+                raise saved.ModelError(
+                    f"`--reuse`: the weights in {path} are {found.dtype}{list(found.shape)} where {old.dtype}{list(old.shape)} is needed; another hand has "
+                    "changed the file. Leave that folder out."
+                )
+            weights = jnp.asarray(found)
             epochs, count = self.network.epochs[part.block], len(data.train.labels)
             own = _own(state)
             own = own._replace(weights=with_layer(own.weights, part, weights))
@@ -95,12 +115,36 @@ class Layers:
             return
         part, (name, mark) = parts(self.network)[number], known[number]
         path = self.out / "layers" / name
-        path.parent.mkdir(exist_ok=True)
         weights = np.asarray(_own(state).weights[part.block][part.branch])
-        unfinished = path.with_suffix(".part")
-        with unfinished.open("wb") as file:
-            np.savez(file, weights=weights, fingerprint=mark)
-        unfinished.replace(path)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            files.write(
+                path, lambda file: np.savez(file, weights=weights, fingerprint=mark)
+            )
+        except OSError as error:
+            raise checkpoint.CheckpointError(
+                f"The layer {path} could not be written ({error.strerror}). Free some space or make the folder writable, then run again with --resume."
+            ) from error
+
+
+def _read(path: pathlib.Path) -> tuple[np.ndarray, str]:
+    """A layer's weights and its fingerprint.
+
+    Raises:
+      ModelError: if the file is damaged or cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            weights, mark = stored["weights"], str(stored["fingerprint"])
+    except Exception as error:  # a damaged archive raises many kinds
+        raise saved.ModelError(
+            f"`--reuse`: the layer {path} is damaged or cannot be read ({error}). Leave that folder out, or name another run."
+        ) from error
+    if not np.isfinite(weights).all():
+        raise saved.ModelError(
+            f"`--reuse`: the layer {path} holds weights that are NaN or infinite. Leave that folder out."
+        )
+    return weights, mark
 
 
 def _own(state: TrainState) -> Own:

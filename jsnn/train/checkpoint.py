@@ -4,7 +4,8 @@ A checkpoint is a folder `step_00000123`, written under another name and then re
 whole checkpoint or none. The newest two are kept: should the last be damaged, the one before it still serves.
 
 On disk a state is a flat dictionary of arrays by path (`model.params.layers.0.weight`), so that Orbax, or any reader of its
-format, opens it without the classes that the state is made of. `checksums.json` beside it holds the CRC-32 of every file.
+format, opens it without the classes that the state is made of. `checksums.json` beside it holds the CRC-32 of every file. A run that was
+stopped between two rows keeps there, in `unlogged.npz`, the metrics of the steps whose row is still to come.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,7 +29,9 @@ from jsnn import check, mesh
 
 _PREFIX = "step_"
 _UNFINISHED = ".part"  # Orbax appends an ending of its own to it
+_REPLACED = ".old"  # of the same step, until the new one stands in its place
 _CHECKSUMS = "checksums.json"
+_UNLOGGED = "unlogged.npz"
 # What Orbax and TensorStore take for patterns or addresses, or cannot pass on (bytes that are no UTF-8).
 _ODD = re.compile(r"[][\\*?:\ud800-\udfff]")
 
@@ -43,19 +46,40 @@ def _path(folder: pathlib.Path, step: int) -> pathlib.Path:
     return folder.absolute() / f"{_PREFIX}{step:08d}"
 
 
+def _standing(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """Where the checkpoint of a step lies: a kill may have come when it was about to be replaced."""
+    path = _path(folder, step)
+    old = path.with_name(path.name + _REPLACED)
+    return old if old.exists() and not path.exists() else path
+
+
 def steps(folder: check.Path) -> list[int]:
     """Steps of which a whole checkpoint exists, oldest first."""
     folder = check.path("folder", folder)
     found = folder.iterdir() if folder.is_dir() else ()
-    names = [p.name for p in found if re.fullmatch(f"{_PREFIX}[0-9]{{8,}}", p.name)]
-    return sorted(int(name.removeprefix(_PREFIX)) for name in names)
+    pattern = re.compile(rf"{_PREFIX}([0-9]{{8,}})(\{_REPLACED})?")
+    return sorted({int(m[1]) for p in found if (m := pattern.fullmatch(p.name))})
 
 
-def save(folder: check.Path, step: int, state: Any, *, keep: int = 2) -> None:
+def save(
+    folder: check.Path,
+    step: int,
+    state: Any,
+    *,
+    unlogged: Mapping[str, np.ndarray] | None = None,
+    keep: int = 2,
+) -> None:
     """Writes `state`, a pytree of JAX arrays, as the checkpoint of `step`, and keeps the newest `keep` including this one.
 
-    Checkpoints of later steps are deleted first: they were passed over when the run went back to an earlier one. So is
-    what a killed `save` left behind. Of several processes all call it, with a folder that all of them see.
+    What a killed `save` left behind is deleted first. Once the new checkpoint is whole, it takes the place of one of the same step, and checkpoints of later steps
+    are deleted: they were passed over when the run went back to an earlier one. Of several processes all call it, with a folder that all of them see.
+
+    Args:
+      folder: of the checkpoints.
+      step: how many steps the state has taken.
+      state: what to keep.
+      unlogged: metrics of the last steps, whose row is still to be written.
+      keep: how many checkpoints stay.
 
     Raises:
       CheckpointError: if the disk is full or not writable; earlier checkpoints are left as they were.
@@ -68,19 +92,25 @@ def save(folder: check.Path, step: int, state: Any, *, keep: int = 2) -> None:
     part = path.with_name(path.name + _UNFINISHED)
     try:
         if mesh.is_primary():
-            for later in steps(folder):
-                if later >= step:
-                    _delete(_path(folder, later))
-            _remove_unfinished(folder)
+            _recover(folder)
             _probe(part)
         mesh.wait("checkpoint begins")
         with _orbax(part) as name:
             ocp.save(name, by_path(state))  # every process writes what it holds
         if mesh.is_primary():
+            if unlogged:
+                np.savez(part / _UNLOGGED, **unlogged)  # pyright: ignore[reportArgumentType]
             (part / _CHECKSUMS).write_text(json.dumps(_checksums(part)))
+            old = path.with_name(path.name + _REPLACED)
+            if path.exists():
+                path.rename(old)
             part.rename(path)
+            for later in steps(folder):
+                if later > step:
+                    _delete(_path(folder, later))
+            _delete(old)
     except (OSError, ValueError, RuntimeError) as error:
-        _remove_unfinished(folder)
+        _recover(folder)
         left = steps(folder)
         last = f"that of step {left[-1]} is whole" if left else "there is none yet"
         raise CheckpointError(
@@ -109,11 +139,19 @@ def restore(folder: check.Path, like: Any) -> Any | None:
         )
     failures: dict[str, Exception] = {}
     for step in reversed(steps(folder)):
-        path = _path(folder, step)
+        path = _standing(folder, step)
         try:
             state = _load(path, like)
         except CheckpointError:
             raise
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise CheckpointError(
+                    f"The checkpoint {path} cannot be read ({error}). That does not mean that it is damaged: nothing was changed. Make it readable, and run "
+                    "again with --resume."
+                ) from error
+            failures[path.name] = error
+            continue
         except Exception as error:  # Orbax raises many kinds.
             failures[path.name] = error
             continue
@@ -125,9 +163,18 @@ def restore(folder: check.Path, like: Any) -> Any | None:
         return state
     if failures:
         raise CheckpointError(
-            f"No checkpoint in {folder} can be read ({_describe(failures)}). Delete the folder to start over."
+            f"No checkpoint in {folder} can be read ({_describe(failures)}). Nothing was changed; to train anew, choose another folder."
         )
     return None
+
+
+def unlogged(folder: check.Path, step: int) -> dict[str, np.ndarray]:
+    """Metrics of the last steps before the checkpoint of `step`, whose row is still to be written; empty if there is none to write."""
+    path = _standing(check.path("folder", folder), step) / _UNLOGGED
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as stored:
+        return dict(stored)
 
 
 def _load(path: pathlib.Path, like: Any) -> Any:
@@ -224,9 +271,14 @@ def _delete(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_unfinished(folder: pathlib.Path) -> None:
+def _recover(folder: pathlib.Path) -> None:
+    """Clears up what a killed `save` left: a checkpoint that was to be replaced takes its place again, if no new one does."""
     for path in folder.glob(f"{_PREFIX}*{_UNFINISHED}*"):
         _delete(path)
+    for old in folder.glob(f"{_PREFIX}*{_REPLACED}"):
+        path = old.with_suffix("")
+        with contextlib.suppress(OSError):
+            _delete(old) if path.exists() else old.rename(path)
 
 
 @contextlib.contextmanager

@@ -29,5 +29,9 @@ class Log:
         """The state as it came."""
         return templates[0]
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, unlogged: Any = None) -> None:
         """Keeps nothing."""
+
+    def unlogged(self, step: int) -> dict[str, Any]:
+        """Nothing."""
+        return {}

@@ -17,7 +17,7 @@ import numpy as np
 from jsnn import check
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
-from jsnn.train import feed, runs
+from jsnn.train import feed, rows, runs, stop
 from jsnn.train import trainer as trainers
 from jsnn.train.clock import Clock
 from jsnn.train.fitted import Fitted
@@ -25,8 +25,6 @@ from jsnn.train.log import Log
 from jsnn.train.program import all_finite
 from jsnn.train.schedule import Schedule
 from jsnn.train.trainer import Phase, Place, Trainer, TrainState
-
-Row = dict[str, Any]
 
 
 def fit(
@@ -37,7 +35,7 @@ def fit(
     run: Any = None,
     schedule: Schedule | None = None,
     split: str | None = None,
-    reuse: Callable[[int, TrainState, Any], tuple[TrainState, Row] | None]
+    reuse: Callable[[int, TrainState, Any], tuple[TrainState, rows.Row] | None]
     | None = None,
     finished: Callable[[int, TrainState], None] | None = None,
     stream: bool | None = None,
@@ -73,6 +71,7 @@ def fit(
     Raises:
       TypeError, ValueError: if an argument is not what it must be; the message says what to write instead.
       FloatingPointError: if the loss or a parameter becomes NaN or infinite. Rows up to there and the last checkpoint stay.
+      KeyboardInterrupt: on Ctrl-C or SIGTERM, after the steps under way and a checkpoint. A second Ctrl-C ends the process at once.
     """
     trainers.check_trainer(trainer)
     _check_data(data)
@@ -87,7 +86,8 @@ def fit(
     session = _Session(
         trainer, run or Log(), schedule or Schedule(), split, reuse, finished, progress
     )
-    return session.train(data, key, stream)
+    with stop.listening() as session.asked:
+        return session.train(data, key, stream)
 
 
 def _check_data(data: Any) -> None:
@@ -121,6 +121,7 @@ class _Session:
         self.parameters = trainer.parameters or trainer.model
         self.found: Any = None
         self.streams = False
+        self.asked = stop.Listener()
         options: Any = {"out_shardings": meshes.replicated(trainer.mesh)}
         jit = functools.partial(jax.jit, **options)
         self.fns = {
@@ -137,6 +138,7 @@ class _Session:
         trainer = self.trainer
         state = self.run.restore(*self._templates(key))
         self.run.rewind(int(state.step))
+        self.unlogged = self.run.unlogged(int(state.step))
         self.clock, self.saved = Clock(self.run.rows()), time.monotonic()
         if isinstance(data, Dataset):
             data = trainer.prepare(data)
@@ -146,6 +148,7 @@ class _Session:
         for number, phase in enumerate(trainer.phases):
             if number >= int(state.phase):
                 state = self._phase(state, data, number, phase)
+                self._stop_if_asked(state, [])
             if trainer.advance is not None and number < last:
                 data = self.fns["advance"](state, data, phase.program)
         if (
@@ -208,12 +211,12 @@ class _Session:
             state = self._take(taken[0], taken[1], data, phase)
         return self._close(state, data, number, phase)
 
-    def _take(self, state, values: Row, data: Any, phase: Phase) -> TrainState:
+    def _take(self, state, values: rows.Row, data: Any, phase: Phase) -> TrainState:
         """A phase that was trained elsewhere, as if its last step had just been taken."""
         pool = self.fns["pool"](state, data, phase.program)
         per_epoch = int(self.trainer.steps_per_epoch(pool))
         state = state._replace(phase_step=jnp.int32(phase.epochs * per_epoch))
-        self._log("train", _place(state), pool, per_epoch, values)
+        self._log("train", rows.place(state), pool, per_epoch, values)
         return meshes.replicate(state, self.trainer.mesh)
 
     def _close(self, state, data, number: int, phase: Phase) -> TrainState:
@@ -249,15 +252,16 @@ class _Session:
             while done < total and not self.trainer.done(state, jnp.int32(per_epoch)):
                 look = self.schedule.look(done, per_epoch, phase)
                 while done < look:
-                    stops = self.schedule.rows(done, look)
+                    begun = rows.before(rows.place(state), self.unlogged).phase_step
+                    stops = self.schedule.rows(begun, look)
                     state = self._advance(state, source, per_epoch, phase, stops, bar)
                     done = int(state.phase_step)
                     if done < look:
-                        self._save_if_late(state)
+                        self._pause(state)
                 if self.schedule.evaluates(done, per_epoch, phase):
                     state = self._evaluate(state, data, pool, per_epoch, phase, bar)
                 if done < total:
-                    self._save_if_late(state)
+                    self._pause(state)
         return state
 
     def _advance(
@@ -270,8 +274,9 @@ class _Session:
         bar: Any,
     ) -> TrainState:
         """Takes the steps to the first of `stops`, or to a later one if it is close, and writes a row for each one passed."""
-        start, parts = _place(state), []
-        done = start.phase_step
+        done = int(state.phase_step)
+        parts = [self.unlogged] if self.unlogged else []
+        start, self.unlogged = rows.before(rows.place(state), self.unlogged), {}
         reach = done + min(meshes.agree(self.clock.stretch()), self.most)
         passed = [s for s in stops if s <= reach] or stops[:1]
         while done < passed[-1]:
@@ -287,15 +292,17 @@ class _Session:
             self.clock.trained(length, time.monotonic() - began)
             done += length
             bar.update(length)
+            if done < passed[-1]:
+                self._stop_if_asked(state, parts)
         # Means over a row's steps, whatever stretches they came in: a resumed run writes the same rows.
-        whole = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        whole = rows.joined(parts)
         grown = whole.get("advance", np.ones(done - start.phase_step, np.int32))
         row, first = {}, start.phase_step
-        summary = self.trainer.row or _means
-        for stop in passed:
-            part = slice(first - start.phase_step, stop - start.phase_step)
+        summary = self.trainer.row or rows.means
+        for end in passed:
+            part = slice(first - start.phase_step, end - start.phase_step)
             step = start.step + int(grown[: part.stop].sum())
-            place, first = Place(start.phase, stop, step), stop
+            place, first = Place(start.phase, end, step), end
             values = summary({k: v[part] for k, v in whole.items()})
             row = self._log("train", place, source.pool, per_epoch, values)
             self._check_finite(row)
@@ -306,10 +313,10 @@ class _Session:
         return state
 
     def _log(
-        self, split: str, place: Place, pool: Any, per_epoch: int, values: Row
-    ) -> Row:
+        self, split: str, place: Place, pool: Any, per_epoch: int, values: rows.Row
+    ) -> rows.Row:
         """Writes a row: what, when, the values, and the clock."""
-        row: Row = {"split": split, "step": place.step}
+        row: rows.Row = {"split": split, "step": place.step}
         if self.trainer.where is not None:
             row |= self.trainer.where(place, pool, per_epoch)
         elif per_epoch:
@@ -324,17 +331,26 @@ class _Session:
             self.trainer.inspect(self.trainer.model(state), data)
         state, self.found = self.fns["evaluate"](state, data, phase.program)
         found, report = jax.tree.map(np.asarray, self.found), self.trainer.report
-        place = _place(state)
-        rows = [
+        place = rows.place(state)
+        written = [
             self._log(row.get("split", self.split), place, pool, per_epoch, row)
             for row in (report(found) if report else [])
         ]
-        if rows and not self.hidden:
-            text = _sentence(phase, rows)
+        if written and not self.hidden:
+            text = rows.sentence(phase, written)
             bar.write(text) if bar is not None else print(text, flush=True)
         return state
 
-    def _save_if_late(self, state: TrainState) -> None:
+    def _stop_if_asked(self, state: TrainState, parts: list[Any]) -> None:
+        """Saves and ends the run, if a signal has come; `parts` are the metrics of steps without a row."""
+        if number := self.asked.together():
+            step = int(state.step)
+            self.run.save(step, state, rows.joined(parts) if parts else None)
+            raise stop.Stopped(f"Stopped at step {step}; {self.run.place}.", number)
+
+    def _pause(self, state: TrainState) -> None:
+        """Saves if it is time to."""
+        self._stop_if_asked(state, [])
         late = time.monotonic() - self.saved >= self.schedule.checkpoint_seconds
         if meshes.agree(late):
             self._save(state)
@@ -343,7 +359,7 @@ class _Session:
         self.run.save(int(state.step), state)
         self.saved = time.monotonic()
 
-    def _check_finite(self, row: Row, state: TrainState | None = None) -> None:
+    def _check_finite(self, row: rows.Row, state: TrainState | None = None) -> None:
         """A neuron whose potential is NaN is silent, and the loss of a silent network is finite: so look at the parameters too."""
         what = next(
             (
@@ -360,28 +376,3 @@ class _Session:
             raise FloatingPointError(
                 f"The {what} is NaN or infinite at step {row['step']}. Lower the step size (`--learning-rate`); {self.run.place}."
             )
-
-
-def _means(metrics: dict[str, np.ndarray]) -> dict[str, float]:
-    return {name: float(values.mean()) for name, values in metrics.items()}
-
-
-def _place(state: TrainState) -> Place:
-    return Place(int(state.phase), int(state.phase_step), int(state.step))
-
-
-def _sentence(phase: Phase, rows: list[Row]) -> str:
-    """An evaluation in one line."""
-    row = rows[-1]
-    where = phase.name if phase.evaluate == "end" else f"step {row['step']:>6}"
-    if phase.evaluate != "end" and "epoch" in row:
-        where += f"  epoch {row['epoch']:6.2f}"
-    text = (
-        f"{where}  {row['split']} accuracy {100 * row.get('accuracy', math.nan):6.2f} %"
-    )
-    if "loss" in row:
-        text += f"  loss {row['loss']:.4f}"
-    if len(rows) > 1:
-        shares = (f"{100 * r['accuracy']:.1f}" for r in rows[:-1] if "accuracy" in r)
-        text += f"  (by task {' '.join(shares)})"
-    return text

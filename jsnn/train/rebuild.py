@@ -1,8 +1,8 @@
 """Trainers of the experiments' runs, built again from what was kept with them."""
 
-import dataclasses
 import importlib
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from jsnn.data import Dataset
@@ -35,13 +35,17 @@ def shapes_of(dataset: Dataset) -> Shapes:
     return Shapes(inputs.shape[1:], dataset.num_classes, len(labels), str(inputs.dtype))
 
 
-def about(experiment: str, config: Any, shapes: Shapes) -> dict[str, Any]:
-    """What to keep with a model, so that `trainer_of` can build its trainer again."""
+def about(experiment: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """What to keep with a model, so that `trainer_of` can build its trainer again.
+
+    Args:
+      experiment: name of the script.
+      config: the flags that decide the result, and none that tells where it was trained.
+      shapes: of its data.
+    """
     return {
         "experiment": experiment,
-        "config": {
-            f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)
-        },
+        "config": {name: _plain(value) for name, value in config.items()},
         "shapes": shapes._asdict(),
     }
 
@@ -120,4 +124,5 @@ def _config(kind: type, values: dict[str, Any]) -> Any:
         path = pathlib.Path in wants | inner
         return pathlib.Path(value) if path and isinstance(value, str) else value
 
+    values = {"out": "."} | values
     return kind(**{name: typed(name, value) for name, value in values.items()})

@@ -8,76 +8,31 @@ out/tensorboard/     event files, on request
 out/.lock            says which process writes here: see `jsnn.train.lock`
 """
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import math
-import os
 import pathlib
-import platform
 import re
 import shutil
-import subprocess
-import uuid
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jsnn import check, mesh
+from jsnn import check, files, mesh
 from jsnn.train import checkpoint, lock
+from jsnn.train.provenance import commit, device, versions
 
-PACKAGES = ("jsnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# What a run may write.
+_WRITTEN = re.compile(
+    r".+\.(json|jsonl|csv|png|html|npz|safetensors)|checkpoints|layers|tensorboard"
+)
 
 
 class RunError(RuntimeError):
     """A run folder cannot be used as asked."""
-
-
-def commit() -> str:
-    """The commit this code is at, with `+` if files differ from it; `unknown` if it is not in a repository."""
-    here = pathlib.Path(__file__).parent
-
-    def git(*args: str) -> str:
-        done = subprocess.run(
-            ["git", *args], cwd=here, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", __file__)  # the repository is not another's
-        dirty = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short", "HEAD") + ("+" if dirty else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def device() -> str:
-    """The device in words: kind, and for a CPU its model and the cores this process may use."""
-    first = jax.devices()[0]
-    if first.platform != "cpu":
-        return f"{len(jax.devices())} x {first.device_kind}"
-    model = platform.processor() or platform.machine()
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        lines = (x for x in info.read_text().splitlines() if x.startswith("model name"))
-        model = next(lines, f"x: {model}").partition(":")[2].strip()
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    return f"CPU {model}, {cores} cores"
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages a result depends on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "source"
-    return found
 
 
 def plain(value: Any) -> Any:
@@ -181,9 +136,9 @@ class Run:
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             held = lock.hold(self.out)
-            _replace(self.out / f".{uuid.uuid4().hex}", "").unlink()
-            for part in self.out.glob(f".*.{'?' * 32}.part"):  # left by a kill
-                part.unlink()
+            files.probe(self.out)
+            files.sweep(self.out)
+            files.mend(self._metrics)
         except lock.LockedError as error:
             raise RunError(
                 f"`--out {self.out}` is in use {error}. Wait until that ends, stop it, or choose another folder."
@@ -195,26 +150,44 @@ class Run:
         return held
 
     def _check_previous(self) -> None:
-        """Refuses what lies in the folder unless it is this very run, to be resumed."""
-        if not self._config.exists():
-            if self._metrics.exists() or self.checkpoints.exists():
+        """Refuses what lies in the folder unless it is this very run, to be resumed; a folder may hold other files beside it."""
+        try:
+            there = {
+                p.name: p for p in self.out.iterdir() if _WRITTEN.fullmatch(p.name)
+            }
+            record = _record(self._config) if self._config.name in there else None
+        except (FileNotFoundError, NotADirectoryError):
+            return  # to be made, or refused by `_take`
+        except OSError as error:
+            raise RunError(
+                f"`--out {self.out}` cannot be read ({error.strerror}). Nothing was changed; make it readable, or choose another folder."
+            ) from error
+        if record is None:
+            if there:
                 raise RunError(
-                    f"`--out {self.out}` holds a run without its config.json. Choose another folder."
+                    f"`--out {self.out}` holds {min(there)}, but not the config.json of a run: a run might overwrite it. Choose another folder."
                 )
             return
+        if links := [name for name, path in there.items() if path.is_symlink()]:
+            raise RunError(
+                f"`--out {self.out}` holds a link, {min(links)}, which a run does not follow. Put the file itself there, or choose another folder."
+            )
         if not self.resume:
             raise RunError(
                 f"`--out {self.out}` already holds a run. Pass --resume to go on with it, or choose another folder."
             )
+        self._check_same(record)
+
+    def _check_same(self, record: dict[str, Any]) -> None:
+        """Refuses the run of another experiment or configuration."""
         try:
-            record = json.loads(self._config.read_text())
             then = {"experiment": record["experiment"]}
             then |= self._upgrade(record["config"])
-            then = {k: v for k, v in self._before.items() if k in self.config} | then
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RunError(
-                f"{self._config} is damaged ({error}); start in a new folder."
+                f"{self._config} is damaged ({error!r}): no run can go on from it. Choose another folder."
             ) from error
+        then = {k: v for k, v in self._before.items() if k in self.config} | then
         now = {"experiment": self.experiment, **self.config}
         changed = ", ".join(
             f"{k} was {then.get(k)!r}, now {now.get(k)!r}"
@@ -224,6 +197,12 @@ class Run:
         if changed:
             raise RunError(
                 f"`--resume`: the run in {self.out} has another configuration ({changed}). Repeat its flags or choose another folder."
+            )
+        began, here = record.get("commit"), commit()
+        if began != here:
+            print(
+                f"The run in {self.out} began at commit {began}; the code is now at {here}, and may compute otherwise.",
+                file=sys.stderr,
             )
 
     def _open_tensorboard(self) -> None:
@@ -244,14 +223,14 @@ class Run:
                 tag = f"{row.get('split', 'run')}/{name}"
                 self._writer.add_scalar(tag, value, row.get("step", 0))
 
-    def write(self, name: str, content: str) -> None:
+    def write(self, name: str, content: files.Content) -> None:
         """Writes a file of the run folder, whole or not at all."""
         if mesh.is_primary():
             self._write(self.out / name, content)
 
-    def _write(self, path: pathlib.Path, content: str) -> None:
+    def _write(self, path: pathlib.Path, content: files.Content) -> None:
         try:
-            _replace(path, content)
+            files.write(path, content)
         except OSError as error:
             raise self._full(path, error) from error
 
@@ -265,22 +244,26 @@ class Run:
         if not mesh.is_primary():
             return
         try:
-            with self._metrics.open("a") as file:
-                file.write(json.dumps(plain(row)) + "\n")
+            files.append(self._metrics, json.dumps(plain(row)))
         except OSError as error:
             raise self._full(self._metrics, error) from error
         if self._writer is not None:
             self._show(row)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl; a last one that a kill or a full disk cut short is left out.
+        """All rows of metrics.jsonl; a last one that a kill cut short is left out.
 
         Raises:
-          RunError: if another line is damaged.
+          RunError: if another line is damaged, or the file cannot be read.
         """
-        if not self._metrics.exists():
+        try:
+            lines, found = self._metrics.read_bytes().splitlines(), []
+        except FileNotFoundError:
             return []
-        lines, found = self._metrics.read_bytes().splitlines(), []
+        except OSError as error:
+            raise RunError(
+                f"{self._metrics} cannot be read ({error.strerror}). Nothing was changed; make it readable and run again with --resume."
+            ) from error
         for number, line in enumerate(lines, 1):
             try:
                 found.append(dict(json.loads(line)))
@@ -288,7 +271,7 @@ class Run:
                 if number == len(lines):
                     break
                 raise RunError(
-                    f"Line {number} of {self._metrics} is damaged ({error}). Delete that line and run again."
+                    f"Line {number} of {self._metrics} is damaged ({error}). Nothing was changed; mend that line and run again with --resume."
                 ) from error
         return found
 
@@ -305,9 +288,20 @@ class Run:
         """Where rows and checkpoints are, in words."""
         return f"rows and checkpoints up to here are in {self.out}"
 
-    def save(self, step: int, state: Any) -> None:
-        """Writes a checkpoint: see `checkpoint.save`."""
-        checkpoint.save(self.checkpoints, step, state)
+    def save(
+        self, step: int, state: Any, unlogged: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Writes a checkpoint, after the rows that come before it: see `checkpoint.save`."""
+        if mesh.is_primary():
+            try:
+                files.sync(self._metrics)
+            except OSError as error:
+                raise self._full(self._metrics, error) from error
+        checkpoint.save(self.checkpoints, step, state, unlogged=unlogged)
+
+    def unlogged(self, step: int) -> dict[str, np.ndarray]:
+        """Of the checkpoint of `step`, the metrics of steps whose row is still to be written."""
+        return checkpoint.unlogged(self.checkpoints, step) if self.resume else {}
 
     def restore(self, *templates: Any) -> Any:
         """The state to go on from: the newest checkpoint when resuming, else the first of `templates` as it came.
@@ -315,7 +309,14 @@ class Run:
         Args:
           templates: states as the checkpoint may hold them, which differ in the shapes of their arrays: a head may have grown.
         """
-        if not (self.resume and self.checkpoints.is_dir()):
+        if not self.resume:
+            return templates[0]
+        if not checkpoint.steps(self.checkpoints):
+            if (self.out / "summary.json").exists():
+                raise RunError(
+                    f"`--resume`: the run in {self.out} is finished, but its checkpoints are gone, so there is nothing to go on from. "
+                    "Nothing was changed; to train again, choose another folder."
+                )
             return templates[0]
         for template in reversed(templates):
             try:
@@ -347,17 +348,19 @@ class Run:
         return whole
 
 
-def _replace(path: pathlib.Path, content: str) -> pathlib.Path:
-    """Writes under a new name first, so that a kill or a full disk never leaves half a file, and nothing is written through a link."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+def _record(path: pathlib.Path) -> dict[str, Any]:
+    """A run's config.json.
+
+    Raises:
+      RunError: if it is damaged.
+      OSError: if it cannot be read.
+    """
     try:
-        with part.open("x") as file:
-            file.write(content)
-        return part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise RunError(
+            f"{path} is damaged or no run's ({error}): no run can go on from it. Choose another folder."
+        ) from error
 
 
 def _tensorboard_writer() -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jsnn import files
 from jsnn.train import checkpoint
 from jsnn.train.trainer import Trainer, TrainState, grown, start
 
@@ -31,18 +32,15 @@ def write(
       model: a tree of arrays.
       about: what to keep with it, as JSON: how it was made.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path = named(path)
     arrays = {k: np.asarray(v) for k, v in checkpoint.by_path(model).items()}
-    part = path.with_name(f".{path.name}.part")
     text = json.dumps({"format": FORMAT, **about})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, part, metadata={"jsnn": text})
-        part.replace(path)
+        files.write(path, save(arrays, metadata={"jsnn": text}))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ModelError(
             f"The model {path} could not be written ({error}). Free some space or choose another folder."
         ) from error
