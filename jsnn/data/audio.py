@@ -86,12 +86,15 @@ def recordings(
         )
     labels = check_labels("`label`", np.asarray(label), None)
     speakers = np.full(len(labels), "") if speaker is None else np.asarray(speaker)
-    takes = _ranks(labels, speakers) if index is None else np.asarray(index, np.int32)
-    for what, values in (("label", labels), ("speaker", speakers), ("index", takes)):
+    given = {"label": labels, "speaker": speakers}
+    if index is not None:
+        given["index"] = np.asarray(index, np.int32)
+    for what, values in given.items():
         if values.shape != counts.shape:
             raise ValueError(
                 f"`{what}` has shape {values.shape}, but there are {len(counts)} recordings."
             )
+    takes = given["index"] if index is not None else _ranks(labels, speakers)
     rate = check.whole("rate", rate, 1)
     longest = int(counts.max())
     if seconds is not None:
