@@ -23,7 +23,6 @@ from flax import nnx
 from jax.sharding import Mesh
 
 import jsnn
-from experiments import cli, common, flags, rules
 from jsnn import augment, continual, data, head, layers
 from jsnn import mesh as meshes
 from jsnn.continual import members, methods, report, samples, spiking, stream
@@ -35,6 +34,8 @@ from jsnn.train import fitted as models
 from jsnn.train import rebuild, runs, sweep
 from jsnn.train.trainer import Trainer
 from jsnn.unroll import Signal, steps_in_cache
+
+from . import cli, common, flags, rules
 
 RECIPES: dict[str, dict[str, Any]] = {
     "reference": {"network": "cnn", "width": 64, "timesteps": 10, "epochs_per_task": 2, "read_out": "rate", "batch_norm": "reference", "statistics": "step"},

@@ -17,7 +17,6 @@ import jax
 import tyro
 from jax.sharding import Mesh
 
-from experiments import flags
 from jsnn import check
 from jsnn import mesh as meshes
 from jsnn.data import DataError
@@ -25,6 +24,8 @@ from jsnn.train import stop
 from jsnn.train.checkpoint import CheckpointError
 from jsnn.train.runs import RunError
 from jsnn.train.saved import ModelError
+
+from . import flags
 
 Config = TypeVar("Config")
 Precision = Literal["float32", "bfloat16"]

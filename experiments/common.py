@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments import cli, flags
 from jsnn import check, data, encoders, metrics
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
@@ -18,6 +17,8 @@ from jsnn.train.loop import Schedule, fit
 from jsnn.train.program import Program
 from jsnn.train.trainer import Trainer, start
 from jsnn.train.transform import over_seeds, seed_keys
+
+from . import cli, flags
 
 
 def numbers(cfg: Any, values: Mapping[str, Any], *names: str) -> list[Any]:

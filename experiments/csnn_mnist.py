@@ -21,7 +21,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments import cli, common, flags, rules
 from jsnn import (
     activity,
     augment,
@@ -42,6 +41,8 @@ from jsnn.train import task as tasks
 from jsnn.train.rebuild import Shapes
 from jsnn.train.trainer import Trainer
 from jsnn.unroll import Constant, Signal
+
+from . import cli, common, flags, rules
 
 RECIPES: dict[str, dict[str, Any]] = {
     "reference": {"timesteps": 100, "learning_rate": 1e-2, "surrogate": "fast_sigmoid", "eval_every": 50, "augment": False},

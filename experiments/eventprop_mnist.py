@@ -22,8 +22,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments import cli, common, flags, rules
-from experiments import eventprop_networks as networks
 from jsnn import check, data, metrics
 from jsnn import mesh as meshes
 from jsnn.plot import eventprop as eventprop_figures
@@ -31,6 +29,9 @@ from jsnn.plot import figures
 from jsnn.train import rebuild, supervised, sweep
 from jsnn.train.rebuild import Shapes
 from jsnn.train.trainer import Trainer
+
+from . import cli, common, flags, rules
+from . import eventprop_networks as networks
 
 _LATENCY: dict[str, Any] = {
     "duration": 25.0, "dt": 1.0, "t_min": 0.0, "t_max": 20.0, "epochs": 15, "batch_size": 16, "learning_rate": 5e-3, "lr_decay": 0.9,

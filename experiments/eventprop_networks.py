@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from experiments import common
 from jsnn import activity, augment
 from jsnn.encoders import frames, unit_interval
 from jsnn.eventprop import latency, losses, network, regularise, traces
@@ -22,8 +21,10 @@ from jsnn.model import Model
 from jsnn.train import task as tasks
 from jsnn.train.rebuild import Shapes
 
+from . import common
+
 if TYPE_CHECKING:
-    from experiments.eventprop_mnist import Config
+    from .eventprop_mnist import Config
 
 # Of a sweep: see `experiments.common.numbers`.
 Values = Mapping[str, Any]

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments import common
 from jsnn.eventprop import (
     event_layers,
     grid,
@@ -29,8 +28,10 @@ from jsnn.model import Model
 from jsnn.train import task as tasks
 from jsnn.train.trainer import Prediction
 
+from . import common
+
 if TYPE_CHECKING:
-    from experiments.eventprop_yinyang import Config
+    from .eventprop_yinyang import Config
 
 NUM_INPUTS, NUM_CLASSES = 5, 3
 

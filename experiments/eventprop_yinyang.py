@@ -19,8 +19,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments import cli, common, flags, rules
-from experiments import eventprop_points as points
 from jsnn import data, metrics
 from jsnn import mesh as meshes
 from jsnn.data import yinyang
@@ -29,6 +27,9 @@ from jsnn.plot import figures
 from jsnn.train import rebuild, supervised, sweep
 from jsnn.train.rebuild import Shapes
 from jsnn.train.trainer import Trainer
+
+from . import cli, common, flags, rules
+from . import eventprop_points as points
 
 
 @dataclasses.dataclass(frozen=True)

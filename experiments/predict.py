@@ -21,13 +21,14 @@ import numpy as np
 from flax import nnx
 
 import jsnn
-from experiments import cli, common, rules
 from jsnn import activity, data, layers
 from jsnn.plot import figures
 from jsnn.plot import spikes as spike_figures
 from jsnn.plot import stdp as stdp_figures
 from jsnn.stdp import forward
 from jsnn.train import rebuild, runs
+
+from . import cli, common, rules
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -195,7 +196,7 @@ def _of_layers(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
 
 def _of_grid(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
     """EventProp on a grid: spikes of every layer."""
-    from experiments import eventprop_networks
+    from . import eventprop_networks
 
     cfg = made.config
     design = made.script.make_design(cfg, made.shapes)
@@ -210,7 +211,7 @@ def _of_grid(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
 
 def _of_times(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
     """Points: the first spike of every neuron, in steps of `--dt`."""
-    from experiments import eventprop_points
+    from . import eventprop_points
 
     cfg = made.config
     times = eventprop_points.first_spikes(cfg, eventprop_points.weights(model), x)

@@ -6,7 +6,7 @@ that none is forgotten. The range of a number stands in its type: see `experimen
 
 from typing import Any
 
-from experiments.flags import Needs, Rules
+from .flags import Needs, Rules
 
 _DEVICES = Needs("num_processes process_id", lambda c: c.coordinator is not None, "--coordinator")  # fmt: skip
 _DATA = Needs("data_dir", lambda c: c.data in {*c.sets} - {"digits"}, "another --data: digits and files lie in no TFDS folder")  # fmt: skip
@@ -94,7 +94,7 @@ STDP = Rules(
     (
         _DATA,
         Needs("flips", lambda c: c.augment, "--augment"),
-        Needs("seeds", lambda c: c.seeds == 1, "a rule whose seeds share their data, where each of these would keep outputs of every layer: use `experiments.sweep --seeds`"),
+        Needs("seeds", lambda c: c.seeds == 1, "a rule whose seeds share their data, where each of these would keep outputs of every layer: use `jsnn sweep --seeds`"),
         Needs("mesh", lambda c: False, "batches to cut over devices, where images are learnt from one after another"),
         Needs("patience", lambda c: bool(c.network().decision), "a --recipe that learns by reward"),
         Needs("patience", lambda c: c.num_validation != 0, "images held out to wait for: leave --num-validation out or raise it"),

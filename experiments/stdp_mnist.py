@@ -20,13 +20,14 @@ import numpy as np
 import tyro
 
 import jsnn
-from experiments import cli, common, flags, rules
 from jsnn import augment, data, metrics, stdp
 from jsnn.plot import figures
 from jsnn.plot import stdp as stdp_figures
 from jsnn.stdp import encode, finished, forward, networks, readout
 from jsnn.train import rebuild, sweep
 from jsnn.train.program import all_finite
+
+from . import cli, common, flags, rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Config(cli.Data, cli.Run):
     data: str = "mnist"
     """Data set: mnist, fashion_mnist, cifar10, or digits enlarged from 8 to 28 pixels; or an .npz file of grey images: see jsnn.data.from_file."""
     seeds: flags.Count = 1
-    """1: each seed would keep its own outputs of every layer. `experiments.sweep --seeds` trains several."""
+    """1: each seed would keep its own outputs of every layer. `jsnn sweep --seeds` trains several."""
     mesh: str | None = None
     """Not for this script: images are learnt from one after another, so there is no batch to cut over devices."""
     ratio: flags.Share = 1.0

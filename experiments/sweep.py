@@ -28,11 +28,12 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import cli, flags, rules
 from jsnn.plot import figures
 from jsnn.plot import sweep as sweep_figures
 from jsnn.train import search, sweep
 from jsnn.train.runs import Run
+
+from . import cli, flags, rules
 
 Experiment = Literal[
     "csnn_mnist", "eventprop_mnist", "eventprop_yinyang", "stdp_mnist", "cil_cifar10"
@@ -223,7 +224,7 @@ def groups(cfg: Config, module: ModuleType) -> list[Group]:
 
 def main(cfg: Config) -> dict[str, Any]:
     """Runs the sweep and writes its tables and figure to `cfg.out`."""
-    module = importlib.import_module(f"experiments.{cfg.experiment}")
+    module = importlib.import_module(f".{cfg.experiment}", __package__)
     found, lone = groups(cfg, module), None
     for _, config, members in found:
         program = module.program(config)

@@ -170,7 +170,7 @@ USELESS = {
     ],
     "stdp_mnist": [
         ({"flips": True}, "--flips", "--augment"),
-        ({"seeds": 3}, "--seeds 3", "experiments.sweep --seeds"),
+        ({"seeds": 3}, "--seeds 3", "jsnn sweep --seeds"),
         ({"mesh": "data=2"}, "--mesh data=2", "one after another"),
         ({"num_validation": 0, "patience": 3}, "--patience 3", "--num-validation"),
         ({"recipe": "kheradpisheh2018", "patience": 3}, "--patience 3", "reward"),

@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from experiments import cli
-from experiments.demo import continual, eventprop, stdp, surrogate
-from experiments.demo.settings import Config
 from jsnn.plot import report
 from jsnn.train import runs
+
+from .. import cli
+from . import continual, eventprop, stdp, surrogate
+from .settings import Config
 
 
 def new_folder(out: pathlib.Path) -> pathlib.Path:

@@ -11,13 +11,14 @@ import optax
 from flax import nnx
 
 import jsnn
-from experiments.demo.settings import Config, learn
 from jsnn import continual, data
 from jsnn.continual import methods
 from jsnn.continual.report import Result, summary
 from jsnn.models.cil_cnn import reference_neuron
 from jsnn.plot import continual as continual_figures
 from jsnn.plot import report
+
+from .settings import Config, learn
 
 NUM_EPOCHS = 5  # of each task
 TIMESTEPS = 4

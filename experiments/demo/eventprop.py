@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import eventprop_points as points
-from experiments import eventprop_yinyang as yinyang_script
-from experiments.demo.settings import Config, finish, learn
 from jsnn.data import yinyang
 from jsnn.plot import eventprop as eventprop_figures
 from jsnn.plot import figures, report
 from jsnn.train import rebuild
+
+from .. import eventprop_points as points
+from .. import eventprop_yinyang as yinyang_script
+from .settings import Config, finish, learn
 
 NUM_EPOCHS = 12
 

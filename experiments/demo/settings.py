@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Literal, get_args
 import jax
 
 import jsnn
-from experiments import cli, flags
 from jsnn import data
 from jsnn.train import runs
+
+from .. import cli, flags
 
 Rule = Literal["surrogate", "eventprop", "stdp", "continual"]
 

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jsnn
-from experiments.demo.settings import Config, finish, learn
 from jsnn import data, metrics, stdp
 from jsnn.plot import figures, report
 from jsnn.plot import stdp as stdp_figures
 from jsnn.stdp import filters, forward, networks
+
+from .settings import Config, finish, learn
 
 NUM_EPOCHS = 20  # of R-STDP
 SIDE = 16  # pixels to which the digits of 8 x 8 are enlarged

@@ -14,10 +14,11 @@ import optax
 from flax import nnx
 
 import jsnn
-from experiments.demo.settings import Config, finish, learn
 from jsnn import activity, data, layers, losses, metrics, neurons, surrogate
 from jsnn.plot import figures, report
 from jsnn.plot import spikes as spike_figures
+
+from .settings import Config, finish, learn
 
 NUM_EPOCHS = 20
 NUM_STEPS = 8  # T, for which each image is shown

@@ -1,10 +1,10 @@
 """Trainers of the experiments' runs, built again from what was kept with them."""
 
-import importlib
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+from jsnn import commands
 from jsnn.data import Dataset
 from jsnn.train import fitted, saved
 from jsnn.train.trainer import Trainer
@@ -75,7 +75,7 @@ def made_by(path: pathlib.Path, known: dict[str, Any]) -> Made:
         raise saved.ModelError(
             f"{path} does not say how its model was built: pass the trainer it was made by, `jsnn.load(path, trainer)`."
         )
-    script = importlib.import_module(f"experiments.{name}")
+    script = commands.script(name)
     try:
         config = _config(script.Config, script.Config.of.upgrade(known["config"]))
         shapes = known["shapes"] | {"inputs": tuple(known["shapes"]["inputs"])}
