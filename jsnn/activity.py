@@ -59,7 +59,7 @@ class Energy(NamedTuple):
     conventional: Float[Array, ""]
 
 
-_WEIGHTED = (layers.Conv, layers.Dense)
+_WEIGHTED = (layers.Conv, layers.Dense, layers.DelayedDense)
 
 
 def _flat(module: layers.Layer) -> list[layers.Layer]:
@@ -278,10 +278,12 @@ def warn_of_silence(task: Any, model: Any, inputs: Array) -> None:
         )
 
 
-def _fan_out(layer: layers.Conv | layers.Dense, shape: tuple[int, ...]) -> Array:
+def _fan_out(
+    layer: layers.Conv | layers.Dense | layers.DelayedDense, shape: tuple[int, ...]
+) -> Array:
     """Outputs that each input of one sample, of this shape, reaches."""
     features = layer.weight.shape[-1]
-    if isinstance(layer, layers.Dense):
+    if not isinstance(layer, layers.Conv):
         return jnp.asarray(features, jnp.float32)
     (height, width), (kernel_height, kernel_width) = shape[:2], layer.weight.shape[:2]
     return metrics.conv_fan_out(
@@ -302,7 +304,9 @@ def _by_value(x: Array, fan_out: Array | int, conventional: Array) -> Operations
     )
 
 
-def _operations(layer: layers.Conv | layers.Dense, x: Signal) -> Operations:
+def _operations(
+    layer: layers.Conv | layers.Dense | layers.DelayedDense, x: Signal
+) -> Operations:
     shape = x.value.shape if isinstance(x, Constant) else x.shape[1:]
     # Shapes alone decide the fan-out, so it is a plain number even while the rest is traced.
     with jax.ensure_compile_time_eval():

@@ -17,6 +17,7 @@ the variance). `init="kaiming"` draws weights from a normal with variance $2/\te
 """
 
 from jsnn.layers.base import Fixed, Init, Layer, check_rngs
+from jsnn.layers.delay import Delay, DelayedDense, DelayState
 from jsnn.layers.network import Sequence, apply, merge, network, split
 from jsnn.layers.norm import BatchNorm, BatchNormState, Dropout
 from jsnn.layers.spiking import IF, LI, LIF, AdaptiveLIF, CurrentLIF, Neurons
@@ -35,6 +36,9 @@ __all__ = [
     "Constant",
     "Conv",
     "CurrentLIF",
+    "Delay",
+    "DelayState",
+    "DelayedDense",
     "Dense",
     "Dropout",
     "Fixed",
