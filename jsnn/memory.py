@@ -14,14 +14,22 @@ def free_bytes() -> int:
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-    page = os.sysconf("SC_PAGE_SIZE")
-    try:  # Linux: what is free or can be freed
+    return int(_SHARE * _available()) // jax.local_device_count()
+
+
+def _available() -> int:
+    """Bytes of main memory that are free, or can be freed."""
+    try:  # Linux
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":", 1) for line in file)
-        total = 1024 * int(lines["MemAvailable"].split()[0])
+        return 1024 * int(lines["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
-        total = page * os.sysconf("SC_PHYS_PAGES") // 2
-    return int(_SHARE * total) // jax.local_device_count()
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def host_bytes() -> int:
+    """Memory that arrays of this process may take beside the devices'."""
+    return int(_SHARE * _available())
 
 
 def gigabytes(count: int) -> str:

@@ -12,9 +12,17 @@ from flax import nnx
 
 import jsnn
 from jsnn import augment, encode, layers, losses, neurons
+from jsnn.continual.metrics import average_accuracy, forgetting
 from jsnn.data.dataset import from_arrays
+from jsnn.eventprop import event_layers, events, grid
+from jsnn.eventprop import losses as latency_losses
+from jsnn.eventprop.flow import LIFParams
+from jsnn.eventprop.grid_step import GridState
+from jsnn.eventprop.spikes import Drive
 from jsnn.kernels import conv
 from jsnn.models.csnn import csnn
+from jsnn.stdp import layer, waves
+from jsnn.stdp.race import race
 from jsnn.train import checkpoint, runs
 from jsnn.unroll import Constant
 
@@ -66,6 +74,30 @@ def fit(data=DATA, key=KEY, **options):
 
 
 X = jnp.ones((T, B, 3))
+WAVE = jnp.zeros((4, 6, 6), jnp.uint8)
+DECISION = layer.Decision(4, 3, classes=2)
+DRIVE = Drive(X, X)
+SPIKES = event_layers.input_spikes(jnp.arange(5.0))
+
+
+def on_grid(state=None, drive=DRIVE, **options):
+    return grid.lif(LIFParams(), state, drive, dt=1.0, **options)
+
+
+def exact(weights, spikes=SPIKES):
+    return event_layers.feed_forward(
+        LIFParams(), weights, spikes, t_end=5.0, max_spikes=2
+    )
+
+
+def spike_time_loss(times, labels):
+    return latency_losses.relative_spike_time_mse(times, labels, separation=1.0)
+
+
+def first_spike_loss(times, labels):
+    return latency_losses.first_spike_cross_entropy(times, labels, tau_softmax=1.0)
+
+
 MISTAKES = {
     "images without time": (lambda: run(maps(), IMAGES), r"`Constant\(images, T\)`"),
     "grey images": (lambda: run(maps(), Constant(GREY, T)), r"`images\[..., None\]`"),
@@ -224,7 +256,10 @@ MISTAKES = {
         r"`jsnn.data.arrays\(inputs, labels",
     ),
     "inputs alone to fit": (lambda: fit(data=np.zeros((8, 4))), "`jsnn.data.arrays"),
-    "a seed for fit's key": (lambda: fit(key=0), r"`jax.random.key\(0\)`"),
+    "a seed for fit's key": (
+        lambda: fit(key=0),  # pyright: ignore[reportArgumentType]
+        r"`jax.random.key\(0\)`",
+    ),
     "several keys to fit": (
         lambda: fit(key=jsnn.seed_keys(0, 2)),
         r"holds 2 keys.*`jsnn.over_seeds\(trainer\)`",
@@ -251,6 +286,146 @@ MISTAKES = {
         lambda: jsnn.keep_best(trainer(), patience=-1),
         "`patience` must not be negative",
     ),
+    "waves of other channels": (
+        lambda: waves.fire(jnp.ones((3, 2, 3, 3)), WAVE, 1.0, T),
+        r"take 2 channels, `times` have shape \(4, 6, 6\)",
+    ),
+    "potentials of other channels": (
+        lambda: waves.potentials(jnp.ones((3, 8, 3, 3)), WAVE, 1),
+        "take 8 channels",
+    ),
+    "active neurons of other channels": (
+        lambda: waves.fire_at_last(jnp.ones((3, 2, 3, 3)), WAVE < 1, 1.0),
+        "take 2 channels, `active`",
+    ),
+    "a race of other channels": (
+        lambda: race(
+            jnp.ones((3, 2, 3, 3)), WAVE, 1.0, num_winners=1, radius=0, num_steps=T
+        ),
+        "take 2 channels, `times`",
+    ),
+    "a decision from other channels": (
+        lambda: layer.decide(DECISION, jnp.ones((4, 2, 3, 3)), WAVE < 1),
+        "take 2 channels, `active`",
+    ),
+    "decisions with a kernel too large": (
+        lambda: layer.rate_all(DECISION, jnp.ones((4, 4, 7, 7)), WAVE[None] < 1),
+        "7 x 7, larger than the maps of `active`, 6 x 6; pad",
+    ),
+    "kernels that are not square": (
+        lambda: waves.fire(jnp.ones((3, 4, 2, 3)), WAVE, 1.0, T),
+        r"\[F, C, k, k\], got shape \(3, 4, 2, 3\)",
+    ),
+    "weights of another layer": (
+        lambda: layer.fire(
+            layer.Conv(5, 3, 1.0, 1, 0), jnp.ones((3, 4, 3, 3)), WAVE, T
+        ),
+        "3 rows, their layer 5 features.*`init_weights`",
+    ),
+    "a threshold of NaN": (
+        lambda: waves.fire(jnp.ones((3, 4, 3, 3)), WAVE, np.nan, T),
+        "`threshold`.*nan",
+    ),
+    "waves of no steps": (
+        lambda: waves.fire(jnp.ones((3, 4, 3, 3)), WAVE, 1.0, 0),
+        "`num_steps` must lie between 1 and 255, got 0",
+    ),
+    "a state of other neurons": (
+        lambda: on_grid(state=GridState(jnp.zeros((B, 4)), jnp.zeros((B, 4)))),
+        r"`state.v` is of neurons of shape \(2, 4\), `drive` of \(2, 3\)",
+    ),
+    "a state that would broadcast": (
+        lambda: on_grid(state=GridState(jnp.zeros((1, 3)), jnp.zeros((1, 3)))),
+        "the state of the block before, or None",
+    ),
+    "spikes under way to others": (
+        lambda: on_grid(
+            state=GridState(DRIVE.mass[0], DRIVE.mass[0], jnp.zeros((1, B, 1))),
+            weights=jnp.ones((3, 3)),
+        ),
+        r"`state.pending` is of neurons of shape \(2, 1\)",
+    ),
+    "recurrent weights that would broadcast": (
+        lambda: on_grid(weights=jnp.ones((3, 1))),
+        r"lead from its neurons, \(2, 3\), to themselves.*\(2, 1\)",
+    ),
+    "recurrent weights of other neurons": (
+        lambda: on_grid(weights=jnp.ones((4, 4))),
+        "`weights` of synapses within a layer",
+    ),
+    "mass and time of other shapes": (
+        lambda: on_grid(drive=DRIVE._replace(time=DRIVE.time[..., :2])),
+        "`drive.mass` and `drive.time` must hold the same",
+    ),
+    "fewer rows than inputs": (
+        lambda: exact(jnp.ones((3, 2))),
+        r"`spikes.neuron` must lie in \[-1, 2\].*`weights` has 3 rows",
+    ),
+    "weights in a row": (lambda: exact(jnp.ones(5)), r"\[inputs, neurons\].*\(5,\)"),
+    "spikes without their neurons": (
+        lambda: exact(jnp.ones((5, 2)), SPIKES._replace(neuron=SPIKES.neuron[:1])),
+        "one neuron for each of the `spikes.times`",
+    ),
+    "jumps without their times": (
+        lambda: events.solve(
+            LIFParams(),
+            events.Arrivals(jnp.zeros(3), jnp.zeros((4, 2))),
+            t_end=5.0,
+            max_spikes=2,
+        ),
+        "a row for each of the 3 `arrivals.times`",
+    ),
+    "an unknown kind of forgetting": (
+        lambda: forgetting(np.eye(3), best="last"),  # pyright: ignore[reportArgumentType]
+        "`best` must be one of 'ever', 'before', got 'last'",
+    ),
+    "counts of other tasks": (
+        lambda: average_accuracy(np.eye(3), np.ones(2)),
+        "`counts` must have one number a task, 3",
+    ),
+    "an unknown remainder": (
+        lambda: jsnn.supervised(
+            task(),
+            optax.sgd(1),
+            batch_size=2,
+            epochs=1,
+            remainder="pad",  # pyright: ignore[reportArgumentType]
+        ),
+        "`remainder` must be one of 'drop', 'keep'",
+    ),
+    "unknown initial weights": (
+        lambda: layers.Dense(2, 2, init="zeros", rngs=RNGS),  # pyright: ignore[reportArgumentType]
+        "`init` must be one of 'pytorch', 'kaiming'",
+    ),
+    **{
+        f"a label of {label} to {loss.__name__}": (
+            lambda loss=loss, label=label: loss(X, jnp.array([0, label])),
+            rf"`labels` must lie in 0 … 2, got .*{label}",
+        )
+        for loss in (
+            losses.ce_rate,
+            losses.ce_count,
+            losses.ce_mean_membrane,
+            losses.ce_max_membrane,
+            losses.mse_rate,
+            losses.mse_count,
+            losses.tet,
+            latency_losses.ce_max_voltage,
+        )
+        for label in (-1, 3)
+    },
+    **{
+        f"a label of {label} to {loss.__name__}": (
+            lambda loss=loss, label=label: loss(X[0], jnp.array([0, label])),
+            rf"`labels` must lie in 0 … 2, got .*{label}",
+        )
+        for loss in (
+            latency_losses.cross_entropy,
+            first_spike_loss,
+            spike_time_loss,
+        )
+        for label in (-1, 3)
+    },
     "an empty path": (lambda: runs.Run("", experiment="x", config={}), "`out`.*empty"),
     "a number for a path": (lambda: checkpoint.restore(3, {}), "`folder`.*got 3"),  # pyright: ignore[reportArgumentType]
 }

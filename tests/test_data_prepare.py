@@ -27,7 +27,7 @@ import pytest
 from conftest import TFDS, needs
 
 from jsnn import data
-from jsnn.data import cache, loading, prepare
+from jsnn.data import cache, loading, prepare, prepared
 from jsnn.data.prepared import import_tfds
 
 MNIST_FAMILY = ("mnist", "fashion_mnist", "kmnist")
@@ -598,6 +598,180 @@ def test_missing_record_file(tiny):
 def test_damaged_description(file, tiny):
     (tiny / file).write_text('{"splits": 3')
     damaged(tiny, "is truncated or corrupted")
+
+
+@pytest.fixture
+def described(tiny):
+    """Changes the description of a prepared MNIST."""
+
+    def change(how, file="features.json"):
+        content = json.loads((tiny / file).read_text())
+        how(content)
+        (tiny / file).write_text(json.dumps(content))
+
+    return change
+
+
+NAME = "pythonClassName"
+
+
+def feature(content, name):
+    return content["featuresDict"]["features"][name]
+
+
+def legacy(content):
+    known = dict(content)
+    content.clear()
+    content |= {"type": "planted.Evil", "content": known, "pythonClassName": "x.Y"}
+
+
+def in_json(content):
+    entry = feature(content, "image")
+    del entry["image"]
+    entry["jsonFeature"] = {"json": json.dumps({"type": "planted.Evil", "content": {}})}
+
+
+PLANTED = {
+    "whole": lambda c: c.update({NAME: "planted.Evil"}),
+    "image": lambda c: feature(c, "image").update({NAME: "planted.Evil"}),
+    "another feature": lambda c: c["featuresDict"]["features"].update(
+        id={NAME: "planted.Evil", "text": {}}
+    ),
+    # protobuf takes both spellings of a key
+    "the other spelling": lambda c: feature(c, "label").update(
+        python_class_name="planted.Evil"
+    ),
+    "nested": lambda c: c["featuresDict"]["features"].update(
+        more={
+            NAME: c[NAME],
+            "featuresDict": {"features": {"x": {NAME: "planted.Evil", "text": {}}}},
+        }
+    ),
+    "of an old format": legacy,
+    "text within text": in_json,
+}
+
+
+@pytest.mark.parametrize("case", PLANTED)
+def test_no_data_folder_makes_us_import_a_module(
+    case, tiny, described, tmp_path, monkeypatch
+):
+    ran = tmp_path / "ran"
+    (tmp_path / "planted.py").write_text(f"open({str(ran)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    described(PLANTED[case])
+    damaged(tiny, "features.json is truncated or corrupted")
+    with pytest.raises(data.DataError, match=r"features\.json"):
+        data.load("mnist", data_dir=tiny.parents[1])
+    assert not ran.exists()
+    assert "planted" not in sys.modules
+
+
+def split(content, name="train"):
+    return next(s for s in content["splits"] if s["name"] == name)
+
+
+def dimensions(content, *sides):
+    feature(content, "image")["image"]["shape"]["dimensions"] = sides
+
+
+LIES = {
+    "a huge side": ("features.json", lambda c: dimensions(c, "1000000", "28", "1")),
+    "a side of none": ("features.json", lambda c: dimensions(c, "0", "28", "1")),
+    "two sides": ("features.json", lambda c: dimensions(c, "28", "28")),
+    "no number": ("features.json", lambda c: dimensions(c, "28", None, "1")),
+    "a side beyond all": ("features.json", lambda c: dimensions(c, 1e400, "28", "1")),
+    "classes without end": (
+        "features.json",
+        lambda c: feature(c, "label")["classLabel"].update(numClasses=str(10**12)),
+    ),
+    "images that are not there": (
+        "dataset_info.json",
+        lambda c: split(c).update(shardLengths=["16"]),
+    ),
+    "a billion images": (
+        "dataset_info.json",
+        lambda c: split(c).update(shardLengths=[str(10**12)]),
+    ),
+    "no images": ("dataset_info.json", lambda c: split(c).update(shardLengths=["0"])),
+    "no split": ("dataset_info.json", lambda c: c.update(splits=[])),
+}
+
+
+@pytest.mark.parametrize("case", LIES)
+def test_descriptions_that_promise_too_much(case, tiny, described):
+    file, lie = LIES[case]
+    described(lie, file)
+    with pytest.raises(data.DataError, match=f"{file} is truncated or corr") as caught:
+        read(tiny)
+    assert "\n" not in str(caught.value)
+
+
+def test_more_images_than_memory_holds(tiny, monkeypatch):
+    monkeypatch.setattr(prepared.memory, "host_bytes", lambda: 1000)
+    with pytest.raises(data.DataError, match=r"15 images of \(28, 28, 1\).*memory"):
+        read(tiny)
+
+
+def test_more_names_than_classes_and_fewer(offer, tmp_path):
+    offer("kmnist", archives("kmnist")[0])
+    folder = prepare.prepare("kmnist", tmp_path / "data")
+    (folder / "label.labels.txt").write_text("one\ntwo")
+    with pytest.raises(data.DataError, match="2 names of 10 classes"):
+        prepared.read_class_names(folder)
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+def test_a_folder_or_a_pipe_in_place_of_a_description(file, tiny):
+    for make in (pathlib.Path.mkdir, os.mkfifo):
+        (tiny / file).unlink(missing_ok=True)
+        make(tiny / file)
+        with pytest.raises(data.DataError, match=f"{file} cannot be read") as caught:
+            read(tiny)
+        assert "Delete" not in str(caught.value)
+        shutil.rmtree(tiny / file) if (tiny / file).is_dir() else None
+
+
+def refuse(monkeypatch, kind, name):
+    """A file or folder without permission; root, as tests may be, has every permission."""
+    original = getattr(pathlib.Path, kind)
+
+    def refused(path, *args, **options):
+        if path.name.startswith(name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(pathlib.Path, kind, refused)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("iterdir", "data"),
+        ("iterdir", "3.0.1"),
+        ("read_bytes", "features.json"),
+        ("open", "mnist-train"),
+    ],
+)
+def test_what_cannot_be_read_is_not_called_damaged(kind, name, tiny, monkeypatch):
+    refuse(monkeypatch, kind, name)
+    with pytest.raises(
+        data.DataError, match=r"cannot be read \(Permission denied\)"
+    ) as caught:
+        read(tiny)
+    assert "Delete" not in str(caught.value)
+
+
+def test_without_a_home_folder(tiny, monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["no entry"])
+    monkeypatch.delenv("JSNN_CACHE")
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(data.DataError, match=r"needs a home folder.*TFDS_DATA_DIR"):
+        data.load("mnist")
+    with pytest.raises(data.DataError, match=r"home folder, and.*JSNN_CACHE"):
+        read(tiny)
 
 
 def test_image_of_another_size(tiny):

@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Num
 
+from jsnn import check
+
 Matrix = Float[np.ndarray, "trained tested"]  # both S
 Counts = Num[np.ndarray, "S"]
 
@@ -28,6 +30,13 @@ def _check(accuracy: Matrix) -> None:
     ):
         raise ValueError(
             f"`accuracy` must be a square matrix, tasks trained by tasks tested, got shape {accuracy.shape}."
+        )
+
+
+def _check_tasks(name: str, values: np.ndarray, accuracy: Matrix) -> None:
+    if values.shape != accuracy.shape[:1]:
+        raise ValueError(
+            f"`{name}` must have one number a task, {len(accuracy)}, got shape {values.shape}."
         )
 
 
@@ -52,6 +61,7 @@ def average_accuracy(
     """
     _check(accuracy)
     weights = np.ones(len(accuracy)) if counts is None else np.asarray(counts, float)
+    _check_tasks("counts", weights, accuracy)
     return np.array(
         [_mean(row[: t + 1], weights[: t + 1]) for t, row in enumerate(accuracy)]
     )
@@ -81,6 +91,7 @@ def forgetting(accuracy: Matrix, best: Literal["ever", "before"] = "ever") -> fl
       NaN for a single task. Avalanche calls something else forgetting: `-backward_transfer`.
     """
     _check(accuracy)
+    check.choice("best", best, ("ever", "before"))
     rows = accuracy if best == "ever" else accuracy[:-1]
     lost = [
         np.nanmax(rows[i:, i], initial=-np.inf) - accuracy[-1, i]
@@ -106,7 +117,9 @@ def forward_transfer(accuracy: Matrix, at_random: Float[np.ndarray, "S"]) -> flo
       at_random: $r_i$, accuracy of the untrained network.
     """
     _check(accuracy)
-    return _mean(np.diag(accuracy, 1) - np.asarray(at_random)[1:])
+    at_random = np.asarray(at_random)
+    _check_tasks("at_random", at_random, accuracy)
+    return _mean(np.diag(accuracy, 1) - at_random[1:])
 
 
 def figures(class_il: Matrix, task_il: Matrix, counts: Counts) -> dict[str, float]:

@@ -21,19 +21,38 @@ import zlib
 import numpy as np
 
 from jsnn import files
-from jsnn.data.dataset import Split
+from jsnn.data.dataset import DataError, Split
 
 _LAYOUT = 1  # counts up when the files or their meaning change
 
 
 def cache_folder(prepared: pathlib.Path) -> pathlib.Path:
-    """Where the arrays of one prepared version lie: in `JSNN_CACHE`, by default the user's cache folder. The data folder is left alone."""
-    name = f"{prepared.parent.name}-{prepared.name}-{_fingerprint(prepared)}"
-    if own := os.environ.get("JSNN_CACHE"):
-        return pathlib.Path(own).expanduser() / name
+    """Where the arrays of one prepared version lie: in `JSNN_CACHE`, by default the user's cache folder. The data folder is left alone.
+
+    Raises:
+      DataError: if the prepared files cannot be looked at, or if there is no home folder to hold the cache.
+    """
+    try:
+        fingerprint = _fingerprint(prepared)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename} cannot be read ({error.strerror}). Nothing was changed; make it readable, or name another folder (`data_dir`, "
+            "--data-dir, or TFDS_DATA_DIR)."
+        ) from error
+    own = os.environ.get("JSNN_CACHE")
+    try:
+        folder = pathlib.Path(own or _users_own())
+        return folder.expanduser() / f"{prepared.parent.name}-{prepared.name}-{fingerprint}"  # fmt: skip
+    except RuntimeError as error:
+        raise DataError(
+            f"decoded images are kept in {own or 'the cache'} of a home folder, and there is none: name a folder by JSNN_CACHE."
+        ) from error
+
+
+def _users_own() -> pathlib.Path:
     import platformdirs
 
-    return platformdirs.user_cache_path("jsnn") / name
+    return platformdirs.user_cache_path("jsnn")  # without a home: ~/…, or an error
 
 
 def _fingerprint(prepared: pathlib.Path) -> str:
@@ -42,6 +61,8 @@ def _fingerprint(prepared: pathlib.Path) -> str:
     for path in sorted(prepared.iterdir()):
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        if path.suffix == ".json" and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no file", str(path))
         if path.suffix == ".json":
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -94,6 +115,6 @@ def _checksums(arrays: Split) -> dict[str, int]:
 
 def _is_locked(folder: pathlib.Path) -> bool:
     """Whether the nearest existing folder is marked read-only, which root's rights would override."""
-    while not folder.exists():
+    while not os.path.exists(folder):  # False also where it may not be looked for
         folder = folder.parent
     return not folder.stat().st_mode & 0o222

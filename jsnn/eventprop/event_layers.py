@@ -51,6 +51,14 @@ def _rows(weights: Float[Array, "I N"], spikes: EventSpikes) -> Float[Array, "K 
       ValueError: if weights or spikes, as far as they are known, are no numbers or do not belong together.
     """
     check.number("weights", weights)
+    if jnp.ndim(weights) != 2:
+        raise ValueError(
+            f"`weights` must be [inputs, neurons], got shape {jnp.shape(weights)}."
+        )
+    if spikes.times.shape != spikes.neuron.shape:
+        raise ValueError(
+            f"`spikes.neuron` must name one neuron for each of the `spikes.times`, got shapes {spikes.neuron.shape} and {spikes.times.shape}."
+        )
     check.number(
         "spikes.neuron",
         spikes.neuron,
@@ -141,7 +149,7 @@ def feed_forward(
       min_slope: see `events.solve`.
     """
     max_spikes = check.whole("max_spikes", max_spikes, 1)
-    total = weights.shape[1] * max_spikes
+    total = jnp.shape(weights)[-1] * max_spikes
     size = total
     if max_events is not None:
         remedy = "At most there are neurons times `max_spikes`."

@@ -170,6 +170,9 @@ def over_time(
 
     Returns:
       The state after the last step, and what the rule reports of each step, stacked.
+
+    Raises:
+      ValueError: if `state` or `weights` belong to other neurons.
     """
     check_params(params)
     require_drive(drive)
@@ -177,9 +180,33 @@ def over_time(
     if state is None:
         zeros = jnp.zeros(drive.mass.shape[1:], drive.mass.dtype)
         state = GridState(zeros, zeros)
+    _check_belongs(state, weights, linear, drive.mass.shape[1:])
     params = jax.tree.map(lambda p: jnp.asarray(p, drive.mass.dtype), params)
     static = _Static(rule, linear, unroll)
     return _over_time(static, params, weights, state, drive, penalty)
+
+
+def _check_belongs(
+    state: GridState, weights: Any, linear: Linear, shape: tuple[int, ...]
+) -> None:
+    """Refuses the state, or the synapses, of other neurons than those of `drive`, `[B, *N]`."""
+    for name, x in state._asdict().items():
+        found = None if x is None else x.shape[name == "pending" :]
+        if found not in (None, shape):
+            raise ValueError(
+                f"`state.{name}` is of neurons of shape {found}, `drive` of {shape}: give the state of the block before, or None for rest."
+            )
+    if weights is None:
+        return
+    spikes = jax.ShapeDtypeStruct(shape, state.v.dtype)
+    try:
+        found = jax.eval_shape(lambda z: linear(weights, z), spikes).shape
+    except (TypeError, ValueError) as error:
+        found = f"none ({str(error).splitlines()[0]})"
+    if found != shape:
+        raise ValueError(
+            f"`weights` of synapses within a layer must lead from its neurons, {shape}, to themselves; the shape they lead to is {found}."
+        )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -18,7 +18,7 @@ from jsnn import check
 from jsnn.stdp import waves
 from jsnn.stdp.race import race
 from jsnn.stdp.taps import by_tap, potentials
-from jsnn.stdp.waves import divided
+from jsnn.stdp.waves import check_synapses, divided
 from jsnn.stdp.winners import Winners
 
 
@@ -185,7 +185,9 @@ def fire(
 ) -> UInt8[Array, "F H2 W2"]:
     """First-spike times of all neurons of the layer, from its pooled input. No inhibition: this is what the next layer sees."""
     theta = spec.threshold if threshold is None else threshold
-    return waves.fire(weights, padded(spec, inputs, num_steps), theta, num_steps)
+    image = padded(spec, inputs, num_steps)
+    check_synapses(weights, image.shape, features=spec.features, name="inputs")
+    return waves.fire(weights, image, theta, num_steps)
 
 
 def fire_at_last(
@@ -197,7 +199,9 @@ def fire_at_last(
 ) -> Bool[Array, "F H2 W2"]:
     """Who fires at all, from who fired below at all: T times cheaper than `fire`, and all that a decision layer asks."""
     theta = spec.threshold if threshold is None else threshold
-    return waves.fire_at_last(weights, padded_activity(spec, active), theta)
+    image = padded_activity(spec, active)
+    check_synapses(weights, image.shape, features=spec.features, name="active")
+    return waves.fire_at_last(weights, image, theta)
 
 
 def compete(
@@ -211,6 +215,7 @@ def compete(
     """Winners on one image: pointwise inhibition, then k winners with the layer's radius."""
     theta = spec.threshold if threshold is None else threshold
     image = padded(spec, inputs, num_steps)
+    check_synapses(weights, image.shape, features=spec.features, name="inputs")
     return race(
         weights,
         image,
@@ -235,7 +240,7 @@ def decide(
 ) -> Verdict:
     """The neuron with the largest potential at the last step, the first among equals (feature, row, column), and its class."""
     image = padded_activity(spec, active)
-    size = tuple(n - spec.kernel + 1 for n in image.shape[1:])
+    size = check_synapses(weights, image.shape, features=spec.features, name="active")
     seen = waves.patches(image, spec.kernel).astype(weights.dtype)
     seen = seen.reshape(weights.shape[1], spec.kernel**2, -1)
     # Tap by tap, and then their sum: more exact than one sum over thousands of synapses.
@@ -274,6 +279,9 @@ def rate_all(
     spec: Decision, weights: Float[Array, "F C k k"], active: Bool[Array, "N C H W"]
 ) -> tuple[Verdict, Float[Array, "N G"]]:
     """`decide` for many images, computed in batches, and the largest potential of each of the G classes from the same potentials."""
+    padding = (0, 0, 2 * spec.pad, 2 * spec.pad)
+    image = tuple(n + more for n, more in zip(active.shape, padding, strict=True))
+    check_synapses(weights, image, features=spec.features, name="active")
     count, size = active.shape[0], min(_BATCH, active.shape[0])
     taps = by_tap(weights)
     filled = jnp.pad(active, ((0, -count % size), (0, 0), (0, 0), (0, 0)))

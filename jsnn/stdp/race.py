@@ -20,7 +20,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from jsnn import check
-from jsnn.stdp.waves import check_num_steps, divided, first_argmax, product
+from jsnn.stdp.waves import (
+    check_num_steps,
+    check_synapses,
+    divided,
+    first_argmax,
+    product,
+)
 from jsnn.stdp.winners import Winners, check_competition, near
 
 # The bound on potentials and the potentials are rounded differently; the margin is many times that of the longest sums.
@@ -71,17 +77,13 @@ def race(
       chunk: positions whose potentials are computed at once; changes the speed alone.
 
     Raises:
-      ValueError: if `num_winners` is below 1, `radius` negative, or a map larger than 255 by 255 or than 32,767 features.
+      ValueError: if `num_winners` is below 1, `radius` negative, shapes disagree, or a map larger than 255 by 255 or than 32,767 features.
     """
     check_num_steps(num_steps)
     check_competition(num_winners, radius)
     check.number("threshold", threshold, "[0, inf)")
-    if weights.shape[1] != times.shape[0]:
-        raise ValueError(
-            f"`weights` take {weights.shape[1]} channels, `times` have {times.shape[0]} (shapes {weights.shape}, {times.shape})."
-        )
+    height, width = check_synapses(weights, times.shape)
     kernel = weights.shape[-1]
-    height, width = (n - kernel + 1 for n in times.shape[1:])
     if max(height, width) > 255 or weights.shape[0] > 32767:
         raise ValueError(
             f"`weights` and `times` make {weights.shape[0]} maps of {height} x {width}; at most 32767 of 255 x 255 can compete."

@@ -26,6 +26,37 @@ def check_num_steps(num_steps: int) -> int:
     return check.whole("num_steps", num_steps, 1, _MAX_STEPS, remedy=remedy)
 
 
+def check_synapses(
+    weights: Array,
+    image: tuple[int, ...],
+    *,
+    features: int | None = None,
+    name: str = "times",
+) -> tuple[int, int]:
+    """The sides of the map that weights `[F, C, k, k]` make of an image of shape `[C, H, W]`, or of several.
+
+    Raises:
+      ValueError: if they do not belong together.
+    """
+    shape = weights.shape
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise ValueError(f"`weights` must be [F, C, k, k], got shape {shape}.")
+    if features is not None and shape[0] != features:
+        raise ValueError(
+            f"`weights` have {shape[0]} rows, their layer {features} features: make them by `init_weights` of this layer."
+        )
+    if len(image) < 3 or image[-3] != shape[1]:
+        raise ValueError(
+            f"`weights` take {shape[1]} channels, `{name}` have shape {image}: they must be [C, H, W] with C = {shape[1]}."
+        )
+    height, width = (n - shape[3] + 1 for n in image[-2:])
+    if min(height, width) < 1:
+        raise ValueError(
+            f"`weights` have kernels of {shape[3]} x {shape[3]}, larger than the maps of `{name}`, {image[-2]} x {image[-1]}; pad them by `pad`."
+        )
+    return height, width
+
+
 def from_dense(wave: Array) -> UInt8[Array, "*shape"]:
     """Cumulative wave `[T, ...]` of zeros and ones to first-spike times `[...]`."""
     num_steps = wave.shape[0]
@@ -106,8 +137,7 @@ def potentials(
     weights: Float[Array, "F C k k"], times: UInt8[Array, "C H W"], step: ArrayLike
 ) -> Float[Array, "F H2 W2"]:
     """What non-leaky neurons have integrated by the end of `step`: weights times the wave's slice, no padding, stride 1."""
-    kernel = weights.shape[-1]
-    side = [n - kernel + 1 for n in times.shape[1:]]
+    kernel, side = weights.shape[-1], check_synapses(weights, times.shape)
     seen = patches(times, kernel) <= jnp.asarray(step, jnp.uint8)
     flat = weights.reshape(weights.shape[0], -1)
     return product(flat, seen.astype(flat.dtype)).reshape(-1, *side)
@@ -123,9 +153,13 @@ def fire(
 
     The input is padded already. Potentials never decrease (weights are not negative), so a neuron's time is the number of
     steps at which it is not above threshold.
+
+    Raises:
+      ValueError: if shapes disagree, or a number is out of range.
     """
-    kernel = weights.shape[-1]
-    side = [n - kernel + 1 for n in times.shape[1:]]
+    kernel, side = weights.shape[-1], check_synapses(weights, times.shape)
+    num_steps = check_num_steps(num_steps)
+    check.number("threshold", threshold, "[0, inf)")
     flat, seen = weights.reshape(weights.shape[0], -1), patches(times, kernel)
     theta = jnp.asarray(threshold, flat.dtype)
 
@@ -141,8 +175,11 @@ def fire_at_last(
     weights: Float[Array, "F C k k"], active: Bool[Array, "C H W"], threshold: ArrayLike
 ) -> Bool[Array, "F H2 W2"]:
     """Who fires at all, from who fired below at all: the last slice depends on the last slice alone."""
-    kernel = weights.shape[-1]
-    side = [n - kernel + 1 for n in active.shape[1:]]
+    kernel, side = (
+        weights.shape[-1],
+        check_synapses(weights, active.shape, name="active"),
+    )
+    check.number("threshold", threshold, "[0, inf)")
     flat = weights.reshape(weights.shape[0], -1)
     potential = product(flat, patches(active, kernel).astype(flat.dtype))
     return (potential > jnp.asarray(threshold, flat.dtype)).reshape(-1, *side)
