@@ -72,6 +72,7 @@ _ROOMS = (
     "metrics",
     "models",
     "neurons",
+    "sound",
     "stdp",
     "surrogate",
     "train",
