@@ -66,6 +66,7 @@ _ROOMS = (
     "delays",
     "encode",
     "eventprop",
+    "exchange",
     "head",
     "layers",
     "losses",
