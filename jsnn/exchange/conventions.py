@@ -82,7 +82,7 @@ CONVENTIONS: dict[str, Convention] = {
         spike_at=">=",
         several=True,
         floor="threshold",
-    ),  # fmt: skip
+    ),
     # The solution of NIR's equations for an input that is held over a step; spikes still come at the ends of steps.
     "exact": Convention("exact", scale_if=True, current="exact"),
 }
