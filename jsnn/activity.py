@@ -101,9 +101,13 @@ def weight_names(graphdef: Any, model: layers.Model) -> list[str]:
 
 
 def _inner(pair: Any) -> Any:
-    """Parameters or state of the neuron itself, where the layer is recurrent."""
-    recurrent = isinstance(pair, neurons.RecurrentParams | neurons.RecurrentState)
-    return pair.neuron if recurrent else pair
+    """Parameters or state of the neuron itself, where the layer is recurrent or rests after spikes."""
+    while isinstance(
+        pair,
+        neurons.RecurrentParams | neurons.RecurrentState | neurons.RefractoryState,
+    ):
+        pair = pair.neuron
+    return pair
 
 
 def _observe(layer: layers.Neurons, state: Any, x: Signal) -> Activity:

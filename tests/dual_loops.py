@@ -63,6 +63,12 @@ def spike(u, at=">"):
     return Dual(fired * 1.0, u.tangent / (1 + (np.pi * u.value) ** 2))
 
 
+def chosen(mask, a, b):
+    """`a` where the mask is true, `b` elsewhere."""
+    a, b = Dual.of(a), Dual.of(b)
+    return Dual(np.where(mask, a.value, b.value), np.where(mask, a.tangent, b.tangent))
+
+
 def lif_loop(
     p,
     xs,
@@ -72,9 +78,12 @@ def lif_loop(
     detach_reset=True,
     spike_at=">",
     scale_input=False,
+    refractory=0,
 ):
     v, out = Dual(np.zeros((B, N))), []
-    for x in xs:
+    last = np.full((B, N), -np.inf)  # when each spiked last
+    for t, x in enumerate(xs):
+        rests, before = t - last <= refractory, v
         x = (1 - p.beta) * x if scale_input else x
         r = spike(v - p.threshold, spike_at) if delayed_reset else Dual(0.0)
         r = r.detached() if detach_reset else r
@@ -85,9 +94,12 @@ def lif_loop(
         else:
             v = p.beta * v + x
         s = spike(v - p.threshold, spike_at)
+        s = chosen(rests, 0.0, s)
+        last[s.value > 0] = t
         out.append(s)
         if not delayed_reset:
             v = at_once(reset, v, s.detached() if detach_reset else s, p.threshold)
+        v = chosen(rests, before, v)
     return out, v
 
 
@@ -114,16 +126,20 @@ def adaptive_lif_loop(
     spike_at=">",
     scale_input=False,
     scale_adaptation=False,
+    refractory=0,
 ):
     v = a = s = Dual(np.zeros((B, N)))
-    out = []
-    for x in xs:
+    out, last = [], np.full((B, N), -np.inf)
+    for t, x in enumerate(xs):
+        rests, before = t - last <= refractory, v
         a = p.rho * a + ((1 - p.rho) * s if scale_adaptation else s)
         theta = p.threshold + p.strength * a
         v = p.beta * v + ((1 - p.beta) * x if scale_input else x)
-        s = spike(v - theta, spike_at)
+        s = chosen(rests, 0.0, spike(v - theta, spike_at))
+        last[s.value > 0] = t
         out.append(s)
         v = at_once(reset, v, s.detached() if detach_reset else s, theta)
+        v = chosen(rests, before, v)
     return out, v
 
 
@@ -199,6 +215,14 @@ NEURONS = {
         adaptive_lif_loop,
         values={"rho": EACH, "strength": 1.8},
         scale_adaptation=True,
+    ),
+    "lif_refractory": lif_case(refractory=1),
+    "lif_refractory_options": lif_case(refractory=2, **EVERYTHING),
+    "current_lif_refractory": case(
+        current, current_lif_loop, values={"threshold": 2.0}, refractory=2
+    ),
+    "adaptive_lif_refractory": case(
+        adaptive, adaptive_lif_loop, values={"strength": 0.3}, refractory=1
     ),
     "leaky_integrator": case(
         neurons.leaky_integrator, leaky_integrator_loop, values={}

@@ -86,11 +86,12 @@ def test_sweep_equals_float64_loops(name):
         else:
             np.testing.assert_array_equal(outputs[0][i], y)
             assert 0.1 < y.mean() < 0.9
-            assert np.any(y[1:] * y[:-1])  # spikes in a row, for the delayed resets
+            # Spikes in a row, for the delayed resets.
+            assert np.any(y[1:] * y[:-1]) == (not neuron.refractory)
         tight(outputs[1][i], v)
         jax.tree.map(tight, lane(gradients, i), tuple(want))
         assert all(np.any(d != 0) for d in jax.tree.leaves(want[0]))
-        assert np.all(want[1][-1] != 0)
+        assert np.all(want[1][-1] != 0) or neuron.refractory
     assert not np.array_equal(outputs[0][0], outputs[0][2])
 
 
@@ -210,6 +211,43 @@ def test_soft_reset_without_leak_conserves_charge():
     np.testing.assert_array_equal(x.sum(0), spikes.sum(0) + v[-1])
 
 
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_a_refractory_period_by_hand(reset):
+    """R = 2: a spike at t, silence at t + 1 and t + 2 whatever comes in, and from t + 3 on as before. Norse's and Lava's counting."""
+    x = jnp.array([1.5, 9, 9, 0.25, 1.5, 9, 9, 9])
+    neuron = neurons.lif(beta=0.5, reset=reset, refractory=2)
+    spikes, v = trace(neuron, x)
+    np.testing.assert_array_equal(spikes, [1, 0, 0, 0, 1, 0, 0, 1])
+    if reset == "zero":
+        np.testing.assert_array_equal(v, [0, 0, 0, 0.25, 0, 0, 0, 0])
+    else:
+        want = [0.5, 0.5, 0.5, 0.5, 0.75, 0.75, 0.75, 8.375]
+        np.testing.assert_array_equal(v, want)
+
+
+def test_no_refractory_period_is_the_neuron_as_it_was():
+    """The same state, and the same program."""
+    for make in (neurons.lif, neurons.current_lif, neurons.adaptive_lif):
+        plain, zero = make(), make(refractory=0)
+        state = plain.init((B, N))
+        assert jax.tree.structure(state) == jax.tree.structure(zero.init((B, N)))
+        programs = [
+            str(jax.make_jaxpr(n.step)(n.params, state, state.v)) for n in (plain, zero)
+        ]
+        assert programs[0] == programs[1]
+        assert zero.refractory == 0
+
+
+def test_a_recurrent_layer_may_rest():
+    x = jnp.full((4, 1, 1), 2.0)
+    neuron = neurons.recurrent(neurons.lif(refractory=1), jnp.ones((1, 1)))
+    state, found = neuron.init((1, 1)), []
+    for x_t in x:
+        state, s = neuron.step(neuron.params, state, x_t)
+        found.append(s.item())
+    assert found == [1, 0, 1, 0]
+
+
 def test_decay_makes_time_constants():
     assert neurons.decay(1e-3, 20e-3) == pytest.approx(math.exp(-0.05))
     tau = jnp.array([5e-3, 20e-3])
@@ -239,6 +277,13 @@ def test_decay_makes_time_constants():
         (lambda: neurons.adaptive_lif(reset="soft"), "`reset`.*'soft'"),
         (lambda: neurons.adaptive_lif(spike_at="<"), "`spike_at`.*'<'"),
         (lambda: neurons.leaky_integrator(beta=-0.5), "`beta`.*-0.5"),
+        (lambda: neurons.lif(refractory=-1), "`refractory` must not be negative.*-1"),
+        (lambda: neurons.lif(refractory=1.5), "`refractory` must be a whole number"),
+        (lambda: neurons.adaptive_lif(refractory=-1), "`refractory`.*-1"),
+        (
+            lambda: neurons.current_lif(refractory=2, delayed_reset=True),
+            "`refractory` is 2, which needs delayed_reset=False",
+        ),
         (lambda: neurons.decay(0.0, 1.0), "`dt`.*0.0"),
         (lambda: neurons.decay(1.0, -2.0), "`tau`.*-2.0"),
     ],

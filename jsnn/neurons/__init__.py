@@ -12,6 +12,7 @@ Conventions differ between libraries, so every choice is a named argument here:
 | `delayed_reset` | `True`: one step after the spike; `False`: at once | snnTorch delays, SpikingJelly and Norse do not |
 | `detach_reset` | `True`: no gradient through the reset | snnTorch detaches; the class-incremental reference does not |
 | `spike_at` | `">"` or `">="` threshold | snnTorch `">"`, SpikingJelly `">="` |
+| `refractory` | steps of rest after a spike, 0 for none | Norse (`LIFRefracCell`) and Lava (`LIFRefractory`) hold the membrane, as here; snnTorch and SpikingJelly have none |
 | `scale_input` | `True`: input enters with gain $1 - \beta$; `False`: with gain 1 | SpikingJelly scales (`decay_input`), snnTorch does not |
 """
 
@@ -32,6 +33,7 @@ from jsnn.neurons.leaky import (
     recurrent,
 )
 from jsnn.neurons.lif import LIFParams, LIFState, integrate_and_fire, lif
+from jsnn.neurons.refractory import RefractoryState
 
 __all__ = [
     "AdaptiveLIFParams",
@@ -44,6 +46,7 @@ __all__ = [
     "Neuron",
     "RecurrentParams",
     "RecurrentState",
+    "RefractoryState",
     "Reset",
     "SpikeAt",
     "SpikeFn",

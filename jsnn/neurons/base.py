@@ -30,6 +30,7 @@ class Neuron(NamedTuple):
       charge: `(params, state, current) -> membrane`: what `step` compares with the threshold, before it resets. For figures; without
         it they show `v` of the new state.
       threshold: `(params, state) -> threshold` of the step that starts from `state`, where it moves; otherwise that of `params`.
+      refractory: steps of rest after a spike.
     """
 
     params: Any
@@ -38,6 +39,7 @@ class Neuron(NamedTuple):
     elementwise: bool = False
     charge: Callable[[Any, Any, Array], Array] | None = None
     threshold: Callable[[Any, Any], Array] | None = None
+    refractory: int = 0
 
 
 def decay(dt: float, tau: ArrayLike) -> ArrayLike:

@@ -19,6 +19,8 @@ from jsnn.neurons.base import (
     check_threshold,
 )
 from jsnn.neurons.lif import LIFParams, LIFState, lif
+from jsnn.neurons.refractory import check_refractory
+from jsnn.neurons.refractory import refractory as with_rest
 
 
 class CurrentLIFParams(NamedTuple):
@@ -46,6 +48,7 @@ def current_lif(
     detach_reset: bool = True,
     spike_at: SpikeAt = ">",
     scale_input: bool = False,
+    refractory: int = 0,
     spike_fn: SpikeFn | str | None = None,
 ) -> Neuron:
     r"""Current-based LIF neuron: $i_t = \alpha i_{t-1} + x_t$, and `lif` driven by $i_t$.
@@ -62,12 +65,13 @@ def current_lif(
     Args:
       alpha: fraction of the synaptic current kept per step, in [0, 1].
       beta: fraction of the membrane kept per step, in [0, 1].
-      threshold, reset, delayed_reset, detach_reset, spike_at, scale_input, spike_fn: as in `lif`.
+      threshold, reset, delayed_reset, detach_reset, spike_at, scale_input, refractory, spike_fn: as in `lif`.
 
     Returns:
       A neuron: `init(shape)` gives the state, `step(params, state, current [B, N])` the next state and the spikes `[B, N]`.
     """
     check_decay("alpha", alpha)
+    refractory = check_refractory(refractory, delayed_reset)
     membrane = lif(
         beta=beta,
         threshold=threshold,
@@ -101,13 +105,14 @@ def current_lif(
         new, spikes = membrane.step(*args)
         return CurrentLIFState(args[-1], new.v), spikes
 
-    return Neuron(
+    neuron = Neuron(
         CurrentLIFParams(alpha, beta, threshold),
         init,
         step,
         elementwise=True,
         charge=charge,
     )
+    return with_rest(neuron, refractory)
 
 
 class AdaptiveLIFParams(NamedTuple):
@@ -126,6 +131,13 @@ class AdaptiveLIFState(NamedTuple):
     a: Float[Array, "..."]
 
 
+def _at_rest(
+    params: AdaptiveLIFParams, old: AdaptiveLIFState, new: AdaptiveLIFState
+) -> AdaptiveLIFState:
+    """What a step would make of the adaptation may hold a spike that is not fired."""
+    return AdaptiveLIFState(old.v, cast(old.a, params.rho) * old.a)
+
+
 def adaptive_lif(
     *,
     beta: ArrayLike = 0.9,
@@ -137,6 +149,7 @@ def adaptive_lif(
     spike_at: SpikeAt = ">",
     scale_input: bool = False,
     scale_adaptation: bool = False,
+    refractory: int = 0,
     spike_fn: SpikeFn | str | None = None,
 ) -> Neuron:
     r"""LIF neuron whose threshold rises with its own spikes.
@@ -157,7 +170,7 @@ def adaptive_lif(
       rho: $\rho$, fraction of the adaptation kept per step, in [0, 1].
       strength: $c$, how far one unit of adaptation lifts the threshold.
       scale_adaptation: a spike adds $1 - \rho$ to the adaptation instead of 1.
-      beta, threshold, reset, detach_reset, spike_at, scale_input, spike_fn: as in `lif`.
+      beta, threshold, reset, detach_reset, spike_at, scale_input, refractory, spike_fn: as in `lif`.
 
     Returns:
       A neuron: `init(shape)` gives the state, `step(params, state, current [B, N])` the next state and the spikes `[B, N]`.
@@ -168,6 +181,7 @@ def adaptive_lif(
     check_decay("rho", rho)
     check_threshold(threshold)
     check.number("strength", strength)
+    refractory = check_refractory(refractory, delayed_reset=False)
     inclusive = spike_at == ">="
     fire = surrogate.resolve(spike_fn, at_threshold=inclusive)
 
@@ -198,7 +212,7 @@ def adaptive_lif(
             apply_reset(reset, v, fired, theta_t), rho * state.a + lift
         ), spikes
 
-    return Neuron(
+    neuron = Neuron(
         AdaptiveLIFParams(beta, threshold, rho, strength),
         init,
         step,
@@ -206,3 +220,4 @@ def adaptive_lif(
         charge=charge,
         threshold=threshold_at,
     )
+    return with_rest(neuron, refractory, held=_at_rest)

@@ -18,6 +18,8 @@ from jsnn.neurons.base import (
     check_decay,
     check_threshold,
 )
+from jsnn.neurons.refractory import check_refractory
+from jsnn.neurons.refractory import refractory as with_rest
 
 
 class LIFParams(NamedTuple):
@@ -42,6 +44,7 @@ def lif(
     detach_reset: bool = True,
     spike_at: SpikeAt = ">",
     scale_input: bool = False,
+    refractory: int = 0,
     spike_fn: SpikeFn | str | None = None,
 ) -> Neuron:
     r"""Leaky integrate-and-fire neuron.
@@ -50,7 +53,12 @@ def lif(
     (or $0$). With a delayed one, $r_t = H(v_{t-1} - \theta)$, $v_t = \beta v_{t-1} + x_t - \theta r_t$ (or
     $\beta(1 - r_t)v_{t-1} + x_t$), $s_t = H(v_t - \theta)$: the spike of a step lowers the membrane of the next.
 
-    Gradients flow through time along $\beta$, and through the reset unless `detach_reset`.
+    With `refractory` $= R$, a neuron that spikes at step t rests during the R steps t + 1 … t + R: its membrane stays where the reset put it, without
+    leak and input, and it cannot spike. So two spikes are at least R + 1 steps apart. This is Norse's `rho_reset` and Lava's `refractory_period`.
+    As there, a synaptic current (`current_lif`) runs on meanwhile, and so does an adaptation.
+
+    Gradients flow through time along $\beta$, and through the reset unless `detach_reset`. While a neuron rests, the gradient of its membrane passes
+    unchanged, and none enters by its input.
 
     Args:
       beta: fraction of the membrane kept per step, in [0, 1]; see `decay`.
@@ -60,13 +68,14 @@ def lif(
       detach_reset: no gradient through the reset.
       spike_at: `">"` or `">="` threshold.
       scale_input: the input enters with gain $1 - \beta$.
+      refractory: R, steps of rest after a spike. It needs an immediate reset.
       spike_fn: a surrogate, its name, or any function `u -> spikes` of $u = v - \theta$; `fast_sigmoid(25)` if None.
 
     Returns:
       A neuron: `init(shape)` gives the state, `step(params, state, current [B, N])` the next state and the spikes `[B, N]`.
 
     Raises:
-      ValueError: if a choice is unknown, `beta` lies outside [0, 1] or `threshold` is not positive.
+      ValueError: if a choice is unknown, `beta` lies outside [0, 1], `threshold` is not positive, or `refractory` is negative or meets a delayed reset.
 
     Example:
       >>> neuron = lif(beta=0.5)
@@ -79,6 +88,7 @@ def lif(
     check.choice("spike_at", spike_at, get_args(SpikeAt))
     check_decay("beta", beta)
     check_threshold(threshold)
+    refractory = check_refractory(refractory, delayed_reset)
     inclusive = spike_at == ">="
     fire = surrogate.resolve(spike_fn, at_threshold=inclusive)
 
@@ -116,9 +126,10 @@ def lif(
         fired = jax.lax.stop_gradient(spikes) if detach_reset else spikes
         return LIFState(apply_reset(reset, v, fired, theta)), spikes
 
-    return Neuron(
+    neuron = Neuron(
         LIFParams(beta, threshold), init, step, elementwise=True, charge=charge
     )
+    return with_rest(neuron, refractory)
 
 
 def integrate_and_fire(
@@ -128,6 +139,7 @@ def integrate_and_fire(
     delayed_reset: bool = False,
     detach_reset: bool = True,
     spike_at: SpikeAt = ">",
+    refractory: int = 0,
     spike_fn: SpikeFn | str | None = None,
 ) -> Neuron:
     r"""Integrate-and-fire neuron without leak: `lif` with $\beta = 1$, and with the same arguments.
@@ -145,5 +157,6 @@ def integrate_and_fire(
         delayed_reset=delayed_reset,
         detach_reset=detach_reset,
         spike_at=spike_at,
+        refractory=refractory,
         spike_fn=spike_fn,
     )
