@@ -153,7 +153,11 @@ def currents(x, alpha, gain):
 LIF_CHOICES = {
     "norse": ({}, lambda tau: 1 - DT / tau, True),
     "exact": ({"convention": "exact"}, lambda tau: np.exp(-DT / tau), True),
-    "unscaled": ({"scale_leaky": False, "method": "exact"}, lambda tau: np.exp(-DT / tau), False),  # fmt: skip
+    "unscaled": (
+        {"scale_leaky": False, "method": "exact"},
+        lambda tau: np.exp(-DT / tau),
+        False,
+    ),  # fmt: skip
 }
 
 

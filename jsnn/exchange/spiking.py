@@ -67,6 +67,13 @@ class CubaSpikingParams(NamedTuple):
     v_reset: ArrayLike
 
 
+class NodeChoices(NamedTuple):
+    """What else defines a neuron that was read from a graph."""
+
+    convention: Convention
+    floor: bool
+
+
 Params = IntegratorParams | SpikingParams | CubaIntegratorParams | CubaSpikingParams
 
 
@@ -134,7 +141,8 @@ def neuron(
             v = jnp.maximum(v, -p.threshold) if floor else v
         return (CurrentLIFState(i, v) if cuba else LIFState(v)), output
 
-    return Neuron(params, init, step, elementwise=True, charge=charge)
+    choices = NodeChoices(convention, floor)
+    return Neuron(params, init, step, elementwise=True, charge=charge, choices=choices)
 
 
 def _membrane(params: Any, v: Array, entering: Array) -> Array:

@@ -18,6 +18,21 @@ SpikeAt = Literal[">", ">="]
 SpikeFn = surrogate.SpikeFn | Callable[[Array], Array]
 
 
+class Choices(NamedTuple):
+    """What was chosen when a neuron was made, for whoever writes it down elsewhere (`jsnn.exchange`).
+
+    Attributes:
+      model: name of its factory.
+      reset, delayed_reset, spike_at, scale_input: as its factory was given them.
+    """
+
+    model: str
+    reset: str = "none"
+    delayed_reset: bool = False
+    spike_at: str = ">"
+    scale_input: bool = False
+
+
 class Neuron(NamedTuple):
     """A neuron model in the spirit of `optax.GradientTransformation`.
 
@@ -31,6 +46,7 @@ class Neuron(NamedTuple):
         it they show `v` of the new state.
       threshold: `(params, state) -> threshold` of the step that starts from `state`, where it moves; otherwise that of `params`.
       refractory: steps of rest after a spike.
+      choices: what else defines it, hashable: `Choices`, or what `jsnn.exchange` keeps of a neuron that it read.
     """
 
     params: Any
@@ -40,6 +56,7 @@ class Neuron(NamedTuple):
     charge: Callable[[Any, Any, Array], Array] | None = None
     threshold: Callable[[Any, Any], Array] | None = None
     refractory: int = 0
+    choices: Any = None
 
 
 def decay(dt: float, tau: ArrayLike) -> ArrayLike:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jsnn import check, precision, surrogate
 from jsnn.neurons.base import (
+    Choices,
     Neuron,
     Reset,
     SpikeAt,
@@ -111,6 +112,7 @@ def current_lif(
         step,
         elementwise=True,
         charge=charge,
+        choices=Choices("current_lif", reset, delayed_reset, spike_at, scale_input),
     )
     return with_rest(neuron, refractory)
 
@@ -219,5 +221,6 @@ def adaptive_lif(
         elementwise=True,
         charge=charge,
         threshold=threshold_at,
+        choices=Choices("adaptive_lif", reset, False, spike_at, scale_input),
     )
     return with_rest(neuron, refractory, held=_at_rest)

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jsnn import precision
-from jsnn.neurons.base import Neuron, cast, check_decay
+from jsnn.neurons.base import Choices, Neuron, cast, check_decay
 from jsnn.neurons.lif import LIFState
 
 
@@ -45,7 +45,10 @@ def leaky_integrator(*, beta: ArrayLike = 0.9, scale_input: bool = False) -> Neu
         v = beta * state.v + ((1 - beta) * current if scale_input else current)
         return LIFState(v), v
 
-    return Neuron(LeakyIntegratorParams(beta), init, step, elementwise=True)
+    choices = Choices("leaky_integrator", scale_input=scale_input)
+    return Neuron(
+        LeakyIntegratorParams(beta), init, step, elementwise=True, choices=choices
+    )
 
 
 class RecurrentParams(NamedTuple):

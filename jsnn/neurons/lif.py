@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jsnn import check, precision, surrogate
 from jsnn.neurons.base import (
+    Choices,
     Neuron,
     Reset,
     SpikeAt,
@@ -127,7 +128,12 @@ def lif(
         return LIFState(apply_reset(reset, v, fired, theta)), spikes
 
     neuron = Neuron(
-        LIFParams(beta, threshold), init, step, elementwise=True, charge=charge
+        LIFParams(beta, threshold),
+        init,
+        step,
+        elementwise=True,
+        charge=charge,
+        choices=Choices("lif", reset, delayed_reset, spike_at, scale_input),
     )
     return with_rest(neuron, refractory)
 
