@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test setup format clean
+.PHONY: demo test docs setup format clean
 
 demo: setup  ## train small spiking networks on bundled digits and write a report
 	$(BIN)/python -m experiments.demo --out demo
@@ -12,6 +12,13 @@ test: setup  ## lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/pytest -n 2
+
+docs: setup $(VENV)/.docs  ## the site, in docs/_build/html; runs the code of every page
+	$(BIN)/python -m sphinx -W --keep-going -j 2 -b html docs docs/_build/html
+
+$(VENV)/.docs: docs/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -29,4 +36,4 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo docs/_build docs/reference .pytest_cache .ruff_cache

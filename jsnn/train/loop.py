@@ -17,6 +17,7 @@ import numpy as np
 from jsnn import check
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
+from jsnn.train import bar as bars
 from jsnn.train import feed, rows, runs, stop
 from jsnn.train import trainer as trainers
 from jsnn.train.clock import Clock
@@ -236,8 +237,6 @@ class _Session:
 
     def _train(self, state: TrainState, data: Any, phase: Phase) -> TrainState:
         """All epochs of a phase, or what is left of them."""
-        from tqdm import tqdm
-
         source, per_epoch = self._feed(state, data, phase)
         pool = source.pool
         done, total = int(state.phase_step), phase.epochs * per_epoch
@@ -247,8 +246,8 @@ class _Session:
         window = source.at(state, done)
         state, metrics = self.fns["run"](state, window, jnp.int32(0), phase.program)
         self.most = jax.tree.leaves(metrics)[0].shape[0]
-        options = {"unit": "step", "desc": phase.name, "disable": self.hidden}
-        with tqdm(total=total, initial=done, **options) as bar:
+        options = {"unit": "step", "desc": phase.name, "hidden": self.hidden}
+        with bars.bar(total=total, initial=done, **options) as bar:
             while done < total and not self.trainer.done(state, jnp.int32(per_epoch)):
                 look = self.schedule.look(done, per_epoch, phase)
                 while done < look:

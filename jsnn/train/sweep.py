@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jsnn.memory import free_bytes, gigabytes
+from jsnn.train import bar as bars
 from jsnn.train.program import Program
 from jsnn.train.runs import Run, RunError
 from jsnn.train.search import Member
@@ -242,12 +243,10 @@ def drive(
     Raises:
       RunError: if a chunk in the folder is of another sweep.
     """
-    from tqdm import tqdm
-
     total = sum(len(members) for _, _, members in groups)
     rows: list[dict[str, Any]] = []
     stored = run_folder.rows()
-    with tqdm(total=total, unit="run", disable=not progress) as bar:
+    with bars.bar(total=total, unit="run", hidden=not progress) as bar:
         for number, (fixed, make, members) in enumerate(groups):
             done = [
                 Chunk(r["first"], r["size"], r["metrics"])
