@@ -17,6 +17,7 @@ import os
 import pathlib
 import warnings
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -39,10 +40,29 @@ def cache_folder(prepared: pathlib.Path) -> pathlib.Path:
             f"{error.filename} cannot be read ({error.strerror}). Nothing was changed; make it readable, or name another folder (`data_dir`, "
             "--data-dir, or TFDS_DATA_DIR)."
         ) from error
+    return _named(f"{prepared.parent.name}-{prepared.name}-{fingerprint}")
+
+
+def folder_of(name: str, paths: Iterable[pathlib.Path]) -> pathlib.Path:
+    """Where what was decoded from these files lies. Other names, sizes or dates of them give another folder.
+
+    Raises:
+      DataError: if a file cannot be looked at, or if there is no home folder to hold the cache.
+    """
+    digest = hashlib.sha256(str(_LAYOUT).encode())
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return _named(f"{name}-{digest.hexdigest()[:16]}")
+
+
+def _named(name: str) -> pathlib.Path:
     own = os.environ.get("JSNN_CACHE")
     try:
-        folder = pathlib.Path(own or _users_own())
-        return folder.expanduser() / f"{prepared.parent.name}-{prepared.name}-{fingerprint}"  # fmt: skip
+        return pathlib.Path(own or _users_own()).expanduser() / name
     except RuntimeError as error:
         raise DataError(
             f"decoded images are kept in {own or 'the cache'} of a home folder, and there is none: name a folder by JSNN_CACHE."
@@ -87,7 +107,7 @@ def _load(folder: pathlib.Path, split: str, part: str) -> np.ndarray:
 def write_cached(folder: pathlib.Path, split: str, arrays: Split) -> None:
     """Writes the arrays to the folder; warns if it does not take them."""
     try:
-        if _is_locked(folder):
+        if is_locked(folder):
             raise PermissionError(errno.EROFS, "it is read-only")
         folder.mkdir(parents=True, exist_ok=True)
         for part, array in arrays._asdict().items():
@@ -113,7 +133,7 @@ def _checksums(arrays: Split) -> dict[str, int]:
     }
 
 
-def _is_locked(folder: pathlib.Path) -> bool:
+def is_locked(folder: pathlib.Path) -> bool:
     """Whether the nearest existing folder is marked read-only, which root's rights would override."""
     while not os.path.exists(folder):  # False also where it may not be looked for
         folder = folder.parent

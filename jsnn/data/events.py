@@ -87,6 +87,29 @@ def recordings(
         raise ValueError(
             f"`offsets` must begin with 0 and end with the number of events, {sizes['x']}, got {ends[:1]}…{ends[-1:]}."
         )
+    counts = check_events(flat, ends, (height, width))
+    limits = {"x": width, "y": height, "p": 2}
+    small = {
+        name: flat[name].astype(np.min_scalar_type(limits[name] - 1)) for name in "xyp"
+    }
+    return Events(
+        **{name: jnp.asarray(values) for name, values in small.items()},
+        t_us=jnp.asarray(flat["t_us"].astype(np.int32)),
+        offsets=jnp.asarray(ends.astype(np.int32)),
+        sensor=(height, width),
+        longest=int(counts.max()),
+    )
+
+
+def check_events(
+    flat: dict[str, np.ndarray], ends: np.ndarray, sensor: tuple[int, int]
+) -> np.ndarray:
+    """How many events each recording has, `[N]`; flat `x`, `y`, `p` and `t_us` are looked at.
+
+    Raises:
+      ValueError: an empty recording, values out of range, times that fall.
+    """
+    height, width = sensor
     counts = np.diff(ends.astype(np.int64))
     if (counts < 1).any():
         at = int(np.argmax(counts < 1))
@@ -108,16 +131,7 @@ def recordings(
         raise ValueError(
             f"`t_us` falls at event {at}, within recording {int(np.searchsorted(ends, at, 'right')) - 1}: sort the events of a recording by time."
         )
-    small = {
-        name: flat[name].astype(np.min_scalar_type(limits[name] - 1)) for name in "xyp"
-    }
-    return Events(
-        **{name: jnp.asarray(values) for name, values in small.items()},
-        t_us=jnp.asarray(flat["t_us"].astype(np.int32)),
-        offsets=jnp.asarray(ends.astype(np.int32)),
-        sensor=(height, width),
-        longest=int(counts.max()),
-    )
+    return counts
 
 
 def _whole_numbers(name: str, values: Any) -> np.ndarray:
@@ -132,18 +146,32 @@ def _whole_numbers(name: str, values: Any) -> np.ndarray:
 def take(events: Events, index: Int[Array, " B"], length: int | None = None) -> Batch:
     """The recordings at `index`, padded to `length` events (the longest of all if None; later events of longer ones are left out).
 
+    Recordings that `event_sets.load` left on the host are read here, and only those at `index`.
+
     >>> events = recordings([0, 1, 1], [0, 0, 1], [1, 0, 1], [5, 9, 2], [0, 2, 3], sensor=(2, 2))
     >>> take(events, jnp.array([1, 0])).valid.astype(int).tolist()
     [[1, 0], [1, 1]]
     """
-    length = events.longest if length is None else check.whole("length", length, 1)
-    start = events.offsets[index][:, None]
-    position = start + jnp.arange(length, dtype=jnp.int32)[None]
-    valid = position < events.offsets[index + 1][:, None]
-    position = jnp.minimum(position, len(events.x) - 1)
+    count: int = events.longest if length is None else check.whole("length", length, 1)  # fmt: skip
+    if isinstance(events.x, np.ndarray):  # on the host, perhaps on disk
+        known = check.known(index)
+        if known is None:
+            raise ValueError(
+                "`index` is traced, but these recordings are on the host: call `take` outside of `jit`, or load them with `on_device=True`."
+            )
+        start, end = (np.asarray(events.offsets)[known + i][:, None] for i in (0, 1))
+        position = start + np.arange(count)[None]
+        valid = position < end
+        position = np.minimum(position, end - 1)
+    else:
+        start = events.offsets[index][:, None]
+        position = start + jnp.arange(count, dtype=jnp.int32)[None]
+        valid = position < events.offsets[index + 1][:, None]
+        position = jnp.minimum(position, len(events.x) - 1)
     columns = [a[position] for a in (events.x, events.y, events.p)]
-    x, y, p = (a.astype(jnp.int32) for a in columns)
-    return Batch(x, y, p, events.t_us[position], valid, events.sensor)
+    x, y, p = (jnp.asarray(a).astype(jnp.int32) for a in columns)
+    times = jnp.asarray(events.t_us[position])
+    return Batch(x, y, p, times, jnp.asarray(valid), events.sensor)
 
 
 def frames(
