@@ -8,6 +8,7 @@ import scipy.signal
 from jax.test_util import check_grads
 
 from jsnn import sound
+from jsnn.plot import sound as pictures
 
 RATE, LENGTHS, STEPS = 1000, (300, 170), 9
 
@@ -264,3 +265,21 @@ def test_what_cannot_be_is_refused(how, message):
 def test_unknown_codes_are_refused():
     with pytest.raises(ValueError, match="`code` must be one of 'delta', 'lif'"):
         sound.spikes(jnp.zeros((2, 1, 1)), code="rate")
+
+
+def test_pictures_show_the_features_and_every_spike():
+    draws = np.random.default_rng(0)
+    x, counts = draws.random((7, 3, 4)), draws.integers(0, 3, (7, 3, 4, 2))
+    figure = pictures.spectrograms(x, ["a", "b"], spikes=counts, samples=recordings())
+    assert len(figure.axes) == 6
+    for b, ax in enumerate(figure.axes[2:4]):
+        (image,) = ax.get_images()
+        alpha = np.asarray(image.get_array())[..., 3]
+        np.testing.assert_allclose(alpha, x[:, b].T / x[:, :2].max())
+    for b, ax in enumerate(figure.axes[4:]):
+        falling, rising = (c.get_segments() for c in ax.collections)
+        for channel, strokes in ((0, falling), (1, rising)):
+            at = sorted((s[0][0], s[:, 1].mean()) for s in map(np.asarray, strokes))
+            np.testing.assert_allclose(at, np.argwhere(counts[:, b, :, channel]))
+    with pytest.raises(ValueError, match="`titles` names 4 recordings"):
+        pictures.spectrograms(x, list("abcd"))
