@@ -199,6 +199,19 @@ def asked(cfg: Any, names: str) -> dict[str, Any]:
     return {"dataset" if n == "data" else n: value for n, value in found.items()}
 
 
+def neurobench(graphdef: Any, model: Any, x: Any) -> dict[str, float]:
+    """Of a summary: NeuroBench's measures on a batch, by its names behind `neurobench_`; see `jsnn.metrics.neurobench`."""
+    found = jax.jit(lambda m, x: metrics.neurobench(graphdef, m, x))(model, x)
+    flat = {}
+    for name, value in found.items():
+        parts = value if isinstance(value, dict) else {"": value}
+        flat |= {
+            f"neurobench_{name}_{part}".rstrip("_"): float(v)
+            for part, v in parts.items()
+        }
+    return flat
+
+
 def costs(fitted: Fitted) -> dict[str, float | None]:
     """Of a summary: how long the training took."""
     return {

@@ -238,6 +238,7 @@ def main(cfg: Config) -> dict[str, Any]:
     images, labels = dataset.test
     first = jax.tree.map(lambda x: x[0], trained.found)
     graphdef = make_network(cfg, shapes).graphdef
+    some = encoder(cfg)(jnp.asarray(images[:64]))
     report.save_figures(
         trained.run.out,
         graphdef,
@@ -254,7 +255,8 @@ def main(cfg: Config) -> dict[str, Any]:
         dataset,
         timesteps=common.num_steps(cfg, shapes),
         roc_auc=metrics.roc_auc(first.scores, labels, absent="skip"),
-        **_spending(graphdef, trained.model, encoder(cfg)(jnp.asarray(images[:64]))),
+        **_spending(graphdef, trained.model, some),
+        **common.neurobench(graphdef, trained.model, some),
     )
 
 

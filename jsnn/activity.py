@@ -30,6 +30,8 @@ class Activity(NamedTuple):
     spikes: Float[Array, "T B *N"] | None
     membrane: Float[Array, "T B *N"]  # compared with the threshold, before any reset
     threshold: Float[Array, "..."] | None  # broadcasts against N; [T B *N] if it moves
+    # 1 where the membrane after a step is another than before it; where it was asked for.
+    changed: Float[Array, "T B *N"] | None = None
 
     @property
     def output(self) -> Float[Array, "T B *N"]:
@@ -59,7 +61,7 @@ class Energy(NamedTuple):
     conventional: Float[Array, ""]
 
 
-_WEIGHTED = (layers.Conv, layers.Dense, layers.DelayedDense)
+WEIGHTED = (layers.Conv, layers.Dense, layers.DelayedDense)
 
 
 def _flat(module: layers.Layer) -> list[layers.Layer]:
@@ -77,7 +79,7 @@ def _names(graphdef: Any, model: layers.Model, kinds: Any) -> list[str]:
         return f"{kind} {counts[kind]}"
 
     for layer in _flat(layers.merge(graphdef, model)):
-        if isinstance(layer, _WEIGHTED):
+        if isinstance(layer, WEIGHTED):
             name = source = numbered(layer)
         elif isinstance(layer, layers.Neurons):
             name, source = source or numbered(layer), None
@@ -97,7 +99,7 @@ def neuron_names(graphdef: Any, model: layers.Model) -> list[str]:
 
 def weight_names(graphdef: Any, model: layers.Model) -> list[str]:
     """A name for each layer with weights, in the order of `synaptic_operations`: `conv 1`, `dense 2`, `dense 2 recurrent`."""
-    return _names(graphdef, model, _WEIGHTED)
+    return _names(graphdef, model, WEIGHTED)
 
 
 def _inner(pair: Any) -> Any:
@@ -110,7 +112,7 @@ def _inner(pair: Any) -> Any:
     return pair
 
 
-def _observe(layer: layers.Neurons, state: Any, x: Signal) -> Activity:
+def _observe(layer: layers.Neurons, state: Any, x: Signal, changes: bool) -> Activity:
     """Runs a layer of neurons from `state` over all steps; the layer's own scan carries membrane and threshold out beside the output."""
     neuron, params = layer.model()
 
@@ -120,26 +122,32 @@ def _observe(layer: layers.Neurons, state: Any, x: Signal) -> Activity:
         seen = [output, _inner(new).v if charged is None else charged]
         if neuron.threshold is not None:
             seen.append(neuron.threshold(params, state))
+        if changes:
+            moved = _inner(new).v != _inner(state).v
+            seen.append(moved.astype(output.dtype))
         return new, jnp.stack(seen)
 
     _, seen = neuron_block(neuron._replace(step=step), params)(state, x)
     threshold = getattr(_inner(params), "threshold", None)
     spikes = None if threshold is None else seen[:, 0]
     return Activity(
-        spikes, seen[:, 1], threshold if neuron.threshold is None else seen[:, 2]
+        spikes,
+        seen[:, 1],
+        threshold if neuron.threshold is None else seen[:, 2],
+        seen[:, -1] if changes else None,
     )
 
 
-def _visit(
-    graphdef: Any, model: layers.Model, x: Signal
+def visit(
+    graphdef: Any, model: layers.Model, x: Signal, *, changes: bool = False
 ) -> Iterator[tuple[layers.Layer, Signal, Activity | None]]:
-    """Every layer in order, with its input over all steps and, for neurons, what they did."""
+    """Every layer in order, with its input over all steps and, for neurons, what they did; with `changes` also where membranes change."""
     for layer in _flat(layers.merge(graphdef, model)):
         shape = x.value.shape if isinstance(x, Constant) else x.shape[1:]
         dtype = wide_type(*jax.tree.leaves(x))
         state, activity = layer.init_state(shape, dtype=dtype), None
         if isinstance(layer, layers.Neurons):
-            activity = _observe(layer, state, x)
+            activity = _observe(layer, state, x, changes)
             y = activity.output
         else:
             _, y = layer(state, x)
@@ -158,7 +166,7 @@ def record(graphdef: Any, model: layers.Model, x: Signal) -> list[Activity]:
       model: its arrays.
       x: `[T, B, ...]` or a `Constant`.
     """
-    found = (activity for _, _, activity in _visit(graphdef, model, x))
+    found = (activity for _, _, activity in visit(graphdef, model, x))
     return [activity for activity in found if activity is not None]
 
 
@@ -339,8 +347,8 @@ def synaptic_operations(
       x: `[T, B, ...]` or a `Constant`.
     """
     found = []
-    for layer, inputs, activity in _visit(graphdef, model, x):
-        if isinstance(layer, _WEIGHTED):
+    for layer, inputs, activity in visit(graphdef, model, x):
+        if isinstance(layer, WEIGHTED):
             found.append(_operations(layer, inputs))
         weight = getattr(layer, "recurrent", None)
         if activity is not None and weight is not None:

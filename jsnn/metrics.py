@@ -204,6 +204,38 @@ def energy(
     return ac_joules * synaptic_operations + mac_joules * macs
 
 
+def neurobench(graphdef: Any, model: Any, x: Any) -> dict[str, Any]:
+    """NeuroBench's measures of a network of layers, by its names and definitions.
+
+    - `Footprint`: bytes of parameters and of what else the model holds.
+    - `ParameterCount`: numbers that are trained.
+    - `ConnectionSparsity`: share of weights that are 0, biases left out.
+    - `ActivationSparsity`: share of zeros among the outputs of all spiking neurons, over steps and samples.
+    - `SynapticOperations`, for one sample: `Effective_ACs` and `Effective_MACs`, products of an input that is not 0 with a weight that is not 0. They
+      are accumulates at a step where all inputs of a layer are 0, 1 or -1, and multiply-accumulates at any other. `Dense`: all products, zeros
+      included. Biases are left out. A constant image counts at each step, though it is computed once here.
+    - `MembraneUpdates`, for one sample: how often a membrane differs after a step from what it was after the step before. The first step counts for all.
+
+    Leaky integrators have membranes that are updated, and no activations. Recurrent weights see the spikes of the step before.
+
+    >>> net = jsnn.network(lambda rngs: [jsnn.Dense(4, 8, rngs=rngs), jsnn.LIF()])
+    >>> found = neurobench(net.graphdef, net.init(jax.random.key(0)), jnp.ones((5, 2, 4)))
+    >>> found["ParameterCount"], found["SynapticOperations"]["Effective_ACs"].item()  # 4 x 8 + 8; 5 steps of 4 spikes to 8 neurons
+    (40, 160.0)
+
+    Args:
+      graphdef: static part of the model: `network.graphdef`, or from `layers.split`.
+      model: its arrays.
+      x: `[T, B, ...]` or a `Constant`. All spikes and membranes are kept: a batch, not a whole test set.
+
+    Returns:
+      Numbers by name, `SynapticOperations` being three; means over the samples of `x`.
+    """
+    from jsnn import neurobench
+
+    return neurobench.measure(graphdef, model, x)
+
+
 def confusion_matrix(
     predictions: Labels, labels: Labels, num_classes: int
 ) -> Int[Array, "C C"]:

@@ -62,6 +62,7 @@ class Inside(NamedTuple):
 
     activities: list[activity.Activity]
     operations: list[activity.Operations]
+    neurobench: dict[str, Any]
 
 
 def look_inside(
@@ -75,6 +76,7 @@ def look_inside(
         return Inside(
             activity.record(graphdef, model, x),
             activity.synaptic_operations(graphdef, model, x),
+            metrics.neurobench(graphdef, model, x),
         )
 
     return run(model, jnp.asarray(images))
@@ -201,6 +203,7 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
                 dict(zip(names, inside.activities, strict=True)),
                 dict(zip(weights, inside.operations, strict=True)),
             ),
+            report.neurobench_table(inside.neurobench),
         ],
         pictures(rows, dataset, predictions, names, inside.activities),
         config,

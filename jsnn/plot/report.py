@@ -256,6 +256,30 @@ def layer_table(
     )
 
 
+def neurobench_table(found: Mapping[str, Any]) -> Table:
+    """NeuroBench's measures by its own names.
+
+    Args:
+      found: from `metrics.neurobench`.
+    """
+    rows = []
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            parts = [(f"{name}: {part}", v) for part, v in value.items()]
+        else:
+            parts = [(name, value)]
+        for part, v in parts:
+            share = name.endswith("Sparsity")
+            rows.append([part, f"{float(v):.4f}" if share else f"{float(v):,.0f}"])
+    return Table(
+        ("NeuroBench", "value"),
+        rows,
+        "By NeuroBench's definitions. Footprint: bytes. Sparsity: share of zeros among weights, and among the outputs of spiking neurons. Synaptic operations "
+        "and membrane updates: for one sample, all steps together. Effective: neither input nor weight is 0; ACs where inputs are spikes, MACs elsewhere. Dense: "
+        "all products. A constant image counts at each step.",
+    )
+
+
 def _rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
