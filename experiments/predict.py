@@ -22,6 +22,8 @@ from flax import nnx
 
 import jsnn
 from jsnn import activity, data, layers
+from jsnn.data import event_files, events
+from jsnn.plot import events as event_figures
 from jsnn.plot import figures
 from jsnn.plot import spikes as spike_figures
 from jsnn.plot import stdp as stdp_figures
@@ -147,6 +149,30 @@ def read_file(path: pathlib.Path, num_classes: int) -> Inputs:
     return Inputs(values, labels, names, done)
 
 
+def read_recordings(path: pathlib.Path, model: rebuild.Made) -> Inputs:
+    """Recordings of an .npz file, for a model of recordings: `inputs` packed as rows, or `x`, `y`, `p`, `t_us` and `offsets`.
+
+    Raises:
+      DataError: if it holds neither.
+      ValueError: if they do not fit the model's sensor.
+    """
+    sensor, keys = model.shapes.sensor, data.read_arrays(path)
+    assert sensor is not None, "recordings have a sensor"
+    if "x" not in keys and "test_x" not in keys:
+        found = read_file(path, model.shapes.num_classes)
+        if found.values.ndim != 3 or found.values.shape[2] != 2 or found.values.dtype.kind != "i":  # fmt: skip
+            raise ValueError(
+                f"The model takes recordings [N, L, 2], whole numbers as `jsnn.data.events.pack` makes them, got {found.values.dtype} of shape {found.values.shape}."
+            )
+        return found._replace(values=found.values.astype(np.int32))
+    split = "test" if "test_x" in keys else ""
+    recordings, labels = event_files.read_events(path, split=split, sensor=sensor)
+    rows = events.pack(recordings)
+    if labels is not None:
+        labels = data.check_labels("label", labels, model.shapes.num_classes)
+    return Inputs(rows, labels, [str(number) for number in range(len(rows))], [])
+
+
 def fitting(found: Inputs, model: rebuild.Made) -> Inputs:
     """The same in the shape and type that the model was trained on.
 
@@ -191,6 +217,19 @@ def _of_layers(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
         module = nnx.eval_shape(lambda: build(jax.random.key(0), 1))
         graphdef, model = layers.split(module)[0], model.model
     seen = activity.record(graphdef, model, made.script.encoder(cfg)(x, None))
+    return spike_figures.raster(seen, activity.neuron_names(graphdef, model))
+
+
+def _of_recordings(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
+    """Recordings: spikes of every layer, or, of EventProp, the recording itself."""
+    from experiments import event_networks
+
+    cfg, shapes = made.config, made.shapes
+    if cfg.exact:
+        frames = event_networks.counts(cfg, shapes)(x)
+        return event_figures.strip(frames, ["0"], step_ms=cfg.step)
+    graphdef = event_networks.make_network(cfg, shapes).graphdef
+    seen = activity.record(graphdef, model, event_networks.encoder(cfg, shapes)(x))
     return spike_figures.raster(seen, activity.neuron_names(graphdef, model))
 
 
@@ -240,6 +279,7 @@ PICTURES: dict[str, Callable[[rebuild.Made, Any, jax.Array], "Figure"]] = {
     "eventprop_mnist": _of_grid,
     "eventprop_yinyang": _of_times,
     "stdp_mnist": _of_waves,
+    "events": _of_recordings,
 }
 
 
@@ -287,9 +327,11 @@ def main(cfg: Config) -> dict[str, Any]:
         if made.shapes.dtype != "uint8":
             scaled = found.values.astype(np.float32) / 255
             found = found._replace(values=scaled, done=[*found.done, "bytes scaled to [0, 1]"])  # fmt: skip
+        found = fitting(found, made)
+    elif made.shapes.sensor is not None:
+        found = read_recordings(cfg.data, made)
     else:
-        found = read_file(cfg.data, made.shapes.num_classes)
-    found = fitting(found, made)
+        found = fitting(read_file(cfg.data, made.shapes.num_classes), made)
     run = runs.Run(cfg.out, experiment="predict", config=cli.decisive(cfg))
     for line in found.done:
         print(line)

@@ -107,6 +107,19 @@ STDP = Rules(
     free=("patience", "reuse"),  # neither they nor the epochs of R-STDP change what comes before its end
 )
 
+EVENTS = Rules(
+    "events",
+    (
+        _DEVICES, _SEEDS,
+        Needs("sensor", lambda c: c.data not in c.sets, "--data FILE.npz: of data sets by name it is known"),
+        Needs("folds", lambda c: c.fold is not None, "--fold"),
+        Needs("duration", lambda c: not c.by_count, "steps of equal length: leave --by-count out"),
+        Needs("beta threshold", lambda c: not c.exact, "a --recipe of surrogate gradients"),
+        Needs("tau_m tau_s min_slope", lambda c: c.exact, "a --recipe of EventProp"),
+        Needs("by_count", lambda c: not c.exact, "a --recipe of surrogate gradients: EventProp asks when an event comes"),
+    ),
+)
+
 SWEEP = Rules(
     "sweep",
     (Needs("samples", lambda c: bool(c.vary or c.log_range or c.linear_range), "--vary, --log-range or --linear-range"),),

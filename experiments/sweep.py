@@ -36,7 +36,12 @@ from jsnn.train.runs import Run
 from . import cli, flags, rules
 
 Experiment = Literal[
-    "csnn_mnist", "eventprop_mnist", "eventprop_yinyang", "stdp_mnist", "cil_cifar10"
+    "csnn_mnist",
+    "eventprop_mnist",
+    "eventprop_yinyang",
+    "stdp_mnist",
+    "cil_cifar10",
+    "events",
 ]
 _SMALL_IS_GOOD = ("loss", "forgetting", "silent")
 # What a sweep sets itself, or what has no effect in one.

@@ -11,6 +11,7 @@ from conftest import needs
 from jax.test_util import check_grads
 
 from jsnn.data import DataError, event_files
+from jsnn.data import event_changes as changes
 from jsnn.data import events as ev
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared/data/events"
@@ -160,18 +161,18 @@ def test_input_times_are_the_events_that_are_seen_in_order():
 
 def test_augmentation_moves_flips_and_drops_whole_recordings(key):
     before = np.asarray(ev.frames(batch(), 1, 1000.0))
-    flipped = np.asarray(ev.frames(ev.flip(key, batch()), 1, 1000.0))
+    flipped = np.asarray(ev.frames(changes.flip(key, batch()), 1, 1000.0))
     for one, image in zip(flipped[0], before[0], strict=True):
         assert (one == image).all() or (one == image[:, ::-1]).all()
-    moved = ev.frames(ev.shift(key, batch(), 2), 1, 1000.0)[0, 1]
+    moved = ev.frames(changes.shift(key, batch(), 2), 1, 1000.0)[0, 1]
     framed = np.pad(before[0, 1], ((2, 2), (2, 2), (0, 0)))
     cuts = [framed[i : i + 5, j : j + 7] for i in range(5) for j in range(5)]
     assert any((cut == moved).all() for cut in cuts)
-    assert ev.drop(key, batch(), 1.0).valid.sum() == 0
-    half = ev.drop(key, batch(), 0.5).valid
+    assert changes.drop(key, batch(), 1.0).valid.sum() == 0
+    half = changes.drop(key, batch(), 0.5).valid
     assert 16 < half.sum() < 48  # 64 draws: four standard deviations
     assert not (half & ~batch().valid).any()
-    late = ev.jitter(key, batch(), 50.0).t_us - batch().t_us
+    late = changes.jitter(key, batch(), 50.0).t_us - batch().t_us
     assert 35 < late[1].std() < 65  # 40 draws: three standard deviations
 
 

@@ -18,6 +18,7 @@ from experiments import (
     csnn_mnist,
     eventprop_mnist,
     eventprop_yinyang,
+    events,
     flags,
     rules,
     stdp_mnist,
@@ -35,6 +36,7 @@ SCRIPTS = {
         eventprop_yinyang,
         cil_cifar10,
         stdp_mnist,
+        events,
     )
 }
 # Flags that decide a result in the first version of each script that could be resumed. Runs older than any other know nothing of it.
@@ -48,6 +50,8 @@ FIRST = {
     "cil_cifar10": "recipe method data tasks class_order scenario repeated buffer exemplars latent_layer settings network width hidden timesteps "
     "read_out batch_norm statistics epochs_per_task batch_size learning_rate keep_optimizer augment capacity evaluate_unseen seed log_every",
     "stdp_mnist": "recipe epochs data seed ratio augment flips window num_validation",
+    "events": "recipe data sensor fold folds seed seeds seeds_at_once epochs batch_size learning_rate weight_decay timesteps duration by_count most downsample "
+    "hidden beta threshold tau_m tau_s min_slope dropout turn resize shift drop log_every eval_every num_validation",
 }
 
 
@@ -174,6 +178,14 @@ USELESS = {
         ({"mesh": "data=2"}, "--mesh data=2", "one after another"),
         ({"num_validation": 0, "patience": 3}, "--patience 3", "--num-validation"),
         ({"recipe": "kheradpisheh2018", "patience": 3}, "--patience 3", "reward"),
+    ],
+    "events": [
+        ({"sensor": (9, 9)}, "--sensor 9 9", "--data FILE.npz"),
+        ({"folds": 3}, "--folds 3", "--fold"),
+        ({"by_count": True, "duration": 9.0}, "--duration 9.0", "--by-count"),
+        ({"recipe": "eventprop_conv", "beta": 0.1}, "--beta 0.1", "surrogate"),
+        ({"recipe": "eventprop_conv", "by_count": True}, "--by-count", "surrogate"),
+        ({"tau_m": 9.0}, "--tau-m 9.0", "EventProp"),
     ],
 }
 
@@ -322,7 +334,9 @@ def test_old_names_of_flags_mean_the_same(script, old, new):
     assert found != asked(script, "") or new.endswith(" 0")
 
 
-@pytest.mark.parametrize("script", ["csnn_mnist", "eventprop_mnist", "cil_cifar10"])
+@pytest.mark.parametrize(
+    "script", ["csnn_mnist", "eventprop_mnist", "cil_cifar10", "events"]
+)
 def test_a_recipe_is_complete_in_any_order(script, capsys):
     """Its values are those of the flags left out, of the config that the library makes, and of `--help`."""
     module = SCRIPTS[script]

@@ -14,6 +14,7 @@ from jsnn.data.dataset import Split as Split
 from jsnn.data.dataset import check_labels as check_labels
 from jsnn.data.dataset import check_split as check_split
 from jsnn.data.dataset import from_arrays as from_arrays
+from jsnn.data.dataset import hold_out as hold_out
 from jsnn.data.loading import NAMES as NAMES
 from jsnn.data.loading import load as load
 from jsnn.data.yinyang import YinYang as YinYang

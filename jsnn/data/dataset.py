@@ -40,6 +40,7 @@ class Dataset:
     validation: Split | None
     test: Split
     class_names: tuple[str, ...]
+    sensor: tuple[int, int] | None = None  # of event recordings: rows and columns
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

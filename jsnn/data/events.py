@@ -143,6 +143,23 @@ def _whole_numbers(name: str, values: Any) -> np.ndarray:
     return array
 
 
+def chosen(events: Events, which: Any) -> Events:
+    """Some of the recordings, in this order: `which` holds their numbers, or a truth for each.
+
+    >>> events = recordings([0, 1, 1], [0, 0, 1], [1, 0, 1], [5, 9, 2], [0, 2, 3], sensor=(2, 2))
+    >>> chosen(events, [1]).t_us.tolist()
+    [2]
+    """
+    offsets, which = np.asarray(events.offsets), np.asarray(which)
+    if which.dtype == bool:
+        which = np.flatnonzero(which)
+    counts = offsets[which + 1] - offsets[which]
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    at = np.arange(ends[-1]) + np.repeat(offsets[which] - ends[:-1], counts)
+    x, y, p, t = (np.asarray(a)[at] for a in (events.x, events.y, events.p, events.t_us))  # fmt: skip
+    return recordings(x, y, p, t, ends, sensor=events.sensor)
+
+
 def take(events: Events, index: Int[Array, " B"], length: int | None = None) -> Batch:
     """The recordings at `index`, padded to `length` events (the longest of all if None; later events of longer ones are left out).
 
@@ -172,6 +189,52 @@ def take(events: Events, index: Int[Array, " B"], length: int | None = None) -> 
     x, y, p = (jnp.asarray(a).astype(jnp.int32) for a in columns)
     times = jnp.asarray(events.t_us[position])
     return Batch(x, y, p, times, jnp.asarray(valid), events.sensor)
+
+
+def pack(events: Events, index: Any = None, length: int | None = None) -> np.ndarray:
+    """Recordings as one array on the host, for a `Dataset`: `unpack` is the way back, within the compiled step.
+
+    >>> events = recordings([0, 1, 1], [0, 0, 1], [1, 0, 1], [5, 9, 2], [0, 2, 3], sensor=(2, 2))
+    >>> pack(events)[1].tolist()  # one event: 2 µs, row 1, column 1, brighter
+    [[2, 7], [-1, -1]]
+
+    Args:
+      events: all recordings.
+      index: which of them, `[N]`; all if None.
+      length: L, the longest of all if None; later events of longer recordings are left out.
+
+    Returns:
+      `[N, L, 2]` int32: time in µs, and `(row * W + column) * 2 + polarity`; -1 past the last event.
+    """
+    offsets, width = np.asarray(events.offsets), events.sensor[1]
+    index = np.arange(len(offsets) - 1) if index is None else np.asarray(index)
+    counts = offsets[index + 1] - offsets[index]
+    size = events.longest if length is None else check.whole("length", length, 1)
+    t = np.asarray(events.t_us)
+    x, y, p = (np.asarray(a).astype(np.int32) for a in (events.x, events.y, events.p))
+    code = (y * width + x) * 2 + p
+    packed = np.full((len(index), size, 2), -1, np.int32)
+    for row, start, count in zip(packed, offsets[index], counts, strict=True):
+        some = slice(start, start + min(count, size))
+        row[: min(count, size)] = np.stack([t[some], code[some]], -1)
+    return packed
+
+
+def unpack(rows: Any, sensor: tuple[int, int]) -> Batch:
+    """The recordings that `pack` packed.
+
+    >>> unpack(jnp.array([[[2, 7], [-1, -1]]]), sensor=(2, 2)).y.tolist()
+    [[1, 0]]
+    """
+    if rows.ndim != 3 or rows.shape[-1] != 2:
+        raise ValueError(
+            f"`rows` must be recordings [B, L, 2] of time and cell, got shape {rows.shape}: make them with `jsnn.data.events.pack`."
+        )
+    t, code = rows[..., 0], rows[..., 1]
+    valid = code >= 0
+    code = jnp.maximum(code, 0)
+    cell = code // 2
+    return Batch(cell % sensor[1], cell // sensor[1], code % 2, jnp.maximum(t, 0), valid, sensor)  # fmt: skip
 
 
 def frames(
@@ -314,37 +377,3 @@ def input_times(
     neuron = jnp.where(good, (row * size[1] + column) * 2 + batch.p, -1)
     order = jnp.argsort(times, axis=1, stable=True)
     return jnp.take_along_axis(times, order, 1), jnp.take_along_axis(neuron, order, 1)
-
-
-def shift(key: Array, batch: Batch, pixels: int) -> Batch:
-    """Each recording moved by its own draw of up to `pixels` either way along each axis; what leaves the sensor is lost."""
-    check.key(key)
-    pixels = check.whole("pixels", pixels, 0)
-    size = (2, len(batch.x), 1)
-    dy, dx = jax.random.randint(key, size, -pixels, pixels + 1, jnp.int32)
-    y, x = batch.y + dy, batch.x + dx
-    height, width = batch.sensor
-    valid = batch.valid & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    return dataclasses.replace(batch, x=x, y=y, valid=valid)
-
-
-def flip(key: Array, batch: Batch) -> Batch:
-    """Left and right exchanged, in half of the recordings."""
-    check.key(key)
-    flipped = jax.random.bernoulli(key, shape=(len(batch.x), 1))
-    x = jnp.where(flipped, batch.sensor[1] - 1 - batch.x, batch.x)
-    return dataclasses.replace(batch, x=x)
-
-
-def jitter(key: Array, batch: Batch, sigma_us: Any) -> Batch:
-    """Times moved by normal draws of standard deviation `sigma_us` (µs), never below 0. Frames by count keep the former order."""
-    check.key(key)
-    noise = sigma_us * jax.random.normal(key, batch.t_us.shape)
-    return dataclasses.replace(batch, t_us=jnp.maximum(batch.t_us + noise, 0.0))
-
-
-def drop(key: Array, batch: Batch, probability: Any) -> Batch:
-    """Each event left out with `probability`."""
-    check.key(key)
-    stays = jax.random.bernoulli(key, 1 - probability, batch.valid.shape)
-    return dataclasses.replace(batch, valid=batch.valid & stays)

@@ -16,6 +16,7 @@ SCRIPTS = (
     "eventprop_yinyang",
     "stdp_mnist",
     "cil_cifar10",
+    "events",
 )
 MODEL = "model.safetensors"
 
@@ -27,12 +28,19 @@ class Shapes(NamedTuple):
     num_classes: int
     num_train: int
     dtype: str = "uint8"
+    sensor: tuple[int, int] | None = None  # of event recordings: rows and columns
 
 
 def shapes_of(dataset: Dataset) -> Shapes:
     """Those of a data set."""
     inputs, labels = dataset.train
-    return Shapes(inputs.shape[1:], dataset.num_classes, len(labels), str(inputs.dtype))
+    return Shapes(
+        inputs.shape[1:],
+        dataset.num_classes,
+        len(labels),
+        str(inputs.dtype),
+        dataset.sensor,
+    )
 
 
 def about(experiment: str, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
@@ -78,7 +86,10 @@ def made_by(path: pathlib.Path, known: dict[str, Any]) -> Made:
     script = commands.script(name)
     try:
         config = _config(script.Config, script.Config.of.upgrade(known["config"]))
-        shapes = known["shapes"] | {"inputs": tuple(known["shapes"]["inputs"])}
+        shapes: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in known["shapes"].items()
+        }
         return Made(name, script, config, Shapes(**shapes))
     except (KeyError, TypeError, ValueError) as error:
         raise saved.ModelError(
