@@ -46,7 +46,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Supervised):
+class Config(cli.Data, cli.Supervised):
     """Event recordings, by surrogate gradients or EventProp."""
 
     of: ClassVar = rules.EVENTS
@@ -56,7 +56,7 @@ class Config(cli.Supervised):
     recipe: Literal["conv", "dense", "recurrent", "eventprop_conv", "eventprop_dense"] = "conv"  # fmt: skip
     """Rule of learning, network and defaults of other flags."""
     data: str = "digits_events"
-    """digits_events, the bundled digits as a simulated event camera sees them; or an .npz file of recordings: see jsnn.data.recorded."""
+    """digits_events, the bundled digits as a simulated event camera sees them; nmnist, dvs_gesture, cifar10_dvs, shd or ssc; or an .npz file: see jsnn.data.recorded."""
     sensor: tuple[flags.Count, flags.Count] | None = None
     """Rows and columns of a file's sensor; as many as its events need if omitted."""
     fold: flags.Natural | None = None
@@ -74,7 +74,7 @@ class Config(cli.Supervised):
     timesteps: flags.Count = cli.OF_RECIPE
     """T, steps that a recording is cut into."""
     duration: flags.Positive | None = None
-    """Length of a recording that is used, in ms: of digits_events 150, of files 300 if omitted."""
+    """Length of a recording that is used, in ms; if omitted 150 of digits_events, 1000 of sound, 300 of others."""
     by_count: bool = False
     """Put equally many events of a recording into each step, whatever time they take."""
     most: flags.Positive = cli.OF_RECIPE
@@ -117,7 +117,9 @@ class Config(cli.Supervised):
 
     def defaults(self) -> Mapping[str, Any]:
         """The recipe's, and the length of the recordings."""
-        length = 150.0 if self.data == "digits_events" else 300.0
+        length = {"digits_events": 150.0, "shd": 1000.0, "ssc": 1000.0}.get(
+            self.data, 300.0
+        )
         return {"duration": length} | RECIPES[self.recipe]
 
     def __post_init__(self):
@@ -140,7 +142,7 @@ SWEPT = ("learning_rate", "weight_decay", "beta", "threshold", "tau_m", "tau_s")
 def load(cfg: Config) -> data.Dataset:
     """The recordings, with those held out that the seed chooses."""
     name = cfg.data
-    found = recorded.load(name, sensor=cfg.sensor)
+    found = recorded.load(name, sensor=cfg.sensor, data_dir=cfg.data_dir)
     if cfg.fold is not None:
         found = recorded.fold(found, cfg.fold, cfg.folds)
     train, validation = hold_out(found.train, cfg.num_validation, cfg.seed)

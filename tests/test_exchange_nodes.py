@@ -157,7 +157,7 @@ LIF_CHOICES = {
         {"scale_leaky": False, "method": "exact"},
         lambda tau: np.exp(-DT / tau),
         False,
-    ),  # fmt: skip
+    ),
 }
 
 

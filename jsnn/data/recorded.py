@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from jsnn import check
-from jsnn.data import digits_events, event_files, events
+from jsnn.data import digits_events, event_files, event_sets, events
 from jsnn.data.arrays import read_arrays
 from jsnn.data.dataset import DataError, Dataset, Split, check_labels, hold_out
 
-NAMES = ("digits_events",)
+NAMES = ("digits_events", *event_sets.SETS)
 Part = tuple[events.Events, np.ndarray]  # recordings and their labels
 
 
@@ -21,6 +21,7 @@ def load(
     name: str | os.PathLike[str],
     *,
     sensor: tuple[int, int] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     num_validation: int = 0,
     seed: int = 0,
 ) -> Dataset:
@@ -34,6 +35,7 @@ def load(
       name: one of `NAMES`, or the path of an `.npz` file: see `event_files.read_events`. It holds a training and a test set (`train_x`,
         `test_x`, and so on), or one set, of which a fifth is held out for testing, always the same.
       sensor: rows and columns of a file's sensor; as many as its events need if None.
+      data_dir: of a set by name: the folder that holds it, see `event_sets.load`.
       num_validation: training recordings to hold out, chosen by `seed`.
       seed: of this choice alone.
 
@@ -41,15 +43,19 @@ def load(
       DataError: a file that is missing, holds something else, or no labels.
       ValueError: an unknown name, or recordings that are wrong.
     """
+    names: Any = None
     if os.fspath(name) == "digits_events":
         train, test = digits_events.digits_events()
+    elif name in event_sets.SETS:
+        train, test = (event_sets.load(str(name), split, data_dir=data_dir) for split in ("train", "test"))  # fmt: skip
+        names = event_sets.SETS[str(name)].class_names
     else:
         if pathlib.Path(name).suffix != ".npz":
             raise ValueError(
                 f"`name` must be one of {', '.join(NAMES)}, or the path of an .npz file, got {os.fspath(name)!r}."
             )
         train, test = _of_file(pathlib.Path(name), sensor)
-    found = dataset(pathlib.Path(name).stem, train, test)
+    found = dataset(pathlib.Path(name).stem, train, test, class_names=names)
     kept, validation = hold_out(found.train, num_validation, seed)
     return dataclasses.replace(found, train=kept, validation=validation)
 
