@@ -30,7 +30,7 @@ from jsnn.train.rebuild import Shapes
 from jsnn.train.trainer import Trainer
 
 _SURROGATE: dict[str, Any] = {
-    "timesteps": 8, "most": 4.0, "epochs": 60, "batch_size": 32, "learning_rate": 2e-3, "dropout": 0.3, "turn": 12.0, "resize": 0.12, "shift": 2,
+    "timesteps": 8, "most": 4.0, "epochs": 40, "batch_size": 32, "learning_rate": 2e-3, "dropout": 0.3, "turn": 12.0, "resize": 0.12, "shift": 2,
     "drop": 0.1,
 }  # fmt: skip
 _EXACT = _SURROGATE | {
