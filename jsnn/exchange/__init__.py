@@ -8,7 +8,19 @@ the name of the node. It needs `pip install 'jsnn[nir]'`.
 """
 
 from jsnn.exchange.conventions import CONVENTIONS, Convention, GraphError
+from jsnn.exchange.drift import Drift, NodeDrift, write_nir
 from jsnn.exchange.graph import Graph
 from jsnn.exchange.reading import from_nir
+from jsnn.exchange.writing import to_nir
 
-__all__ = ["CONVENTIONS", "Convention", "Graph", "GraphError", "from_nir"]
+__all__ = [
+    "CONVENTIONS",
+    "Convention",
+    "Drift",
+    "Graph",
+    "GraphError",
+    "NodeDrift",
+    "from_nir",
+    "to_nir",
+    "write_nir",
+]

@@ -138,6 +138,11 @@ class Graph(Layer):
 
     def __call__(self, state, x, *, train=False):
         """Runs the graph over a block."""
+        state, values = self.run(state, x, train=train)
+        return state, values[OUTPUT]
+
+    def run(self, state: Any, x: Signal, *, train: bool = False) -> tuple[Any, dict[str, Signal]]:  # fmt: skip
+        """The same with what every layer gives, by name; `OUTPUT` is the graph's."""
         states, given = dict(state[0]), dict(state[1])
         values: dict[str, Signal] = {INPUT: x}
         layers = self.named()
@@ -148,8 +153,8 @@ class Graph(Layer):
                 states[name], values[name] = layers[name](states[name], entering, train=train)  # fmt: skip
             else:
                 self._loop(layers, group, states, given, values, train)
-        y = total([values[s] for s in self.sources(OUTPUT)])
-        return (states, given), y
+        values[OUTPUT] = total([values[s] for s in self.sources(OUTPUT)])
+        return (states, given), values
 
     def _loop(self, layers, group, states, given, values, train) -> None:
         """Runs a loop step by step; states, late values and outputs are put into the dictionaries."""

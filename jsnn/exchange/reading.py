@@ -1,6 +1,7 @@
 """From a NIR graph to layers."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,6 +57,7 @@ def from_nir(
     convention = resolve(convention, **choices)
     if isinstance(graph, str | os.PathLike):
         graph = files.read(graph)
+    _compare(getattr(graph, "metadata", None), dt, convention)
     found, edges, start, end = flat(graph)
     if not edges:
         raise GraphError("The graph has no edges.")
@@ -78,6 +80,24 @@ def from_nir(
     edges = [(names.get(a, a), names.get(b, b)) for a, b in edges]
     sizes = {name: tuple(map(_last, known[name])) for name in layers}
     return assembled(layers, edges, sizes)
+
+
+def _compare(metadata: Any, dt: float, convention: Convention) -> None:
+    """Warns if a file of ours was written for something else than it is read as."""
+    if not isinstance(metadata, dict) or metadata.get("written_by") != "jsnn":
+        return
+    asked = {"dt": dt, **vars(convention)}
+    other = [
+        f"{name}={metadata[name]} (read with {value})"
+        for name, value in asked.items()
+        if name in metadata and metadata[name] != value
+    ]
+    if other:
+        warnings.warn(
+            f"This graph was written for {', '.join(other)}: its spikes will differ.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _last(shape: shapes.Shape) -> shapes.Shape:

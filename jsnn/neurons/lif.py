@@ -127,15 +127,9 @@ def lif(
         fired = jax.lax.stop_gradient(spikes) if detach_reset else spikes
         return LIFState(apply_reset(reset, v, fired, theta)), spikes
 
-    neuron = Neuron(
-        LIFParams(beta, threshold),
-        init,
-        step,
-        elementwise=True,
-        charge=charge,
-        choices=Choices("lif", reset, delayed_reset, spike_at, scale_input),
-    )
-    return with_rest(neuron, refractory)
+    neuron = Neuron(LIFParams(beta, threshold), init, step, True, charge)
+    choices = Choices("lif", reset, delayed_reset, spike_at, scale_input)
+    return with_rest(neuron._replace(choices=choices), refractory)
 
 
 def integrate_and_fire(
