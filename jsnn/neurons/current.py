@@ -210,9 +210,8 @@ def adaptive_lif(
         spikes = fire(v - theta_t, at_threshold=inclusive)
         fired = jax.lax.stop_gradient(spikes) if detach_reset else spikes
         lift = (1 - rho) * spikes if scale_adaptation else spikes
-        return AdaptiveLIFState(
-            apply_reset(reset, v, fired, theta_t), rho * state.a + lift
-        ), spikes
+        v = apply_reset(reset, v, fired, theta_t)
+        return AdaptiveLIFState(v, rho * state.a + lift), spikes
 
     neuron = Neuron(
         AdaptiveLIFParams(beta, threshold, rho, strength),
