@@ -2,10 +2,12 @@
 
     python -m experiments.predict --run runs/fast --out predicted --images a.png b.png
     python -m experiments.predict --run runs/fast --out predicted --data mine.npz
+    python -m experiments.predict --nir cnn.nir --dt 0.001 --out predicted --data recordings.npz
 
 It takes the run folder of any training script, or a model that `Fitted.save` made of one. The file holds `inputs`, and `labels` if the
 accuracy is wanted; of a file with `test_inputs` these are predicted, with `test_labels`. `--out` then holds predictions.csv, raster.png
-and, with labels, summary.json. Of a run of several seeds it is the model of the first.
+and, with labels, summary.json. Of a run of several seeds it is the model of the first. With `--nir` it is a network of another tool, see
+docs/exchange.md; the file holds recordings.
 """
 
 import csv
@@ -13,7 +15,7 @@ import dataclasses
 import io
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +32,7 @@ from jsnn.plot import stdp as stdp_figures
 from jsnn.stdp import forward
 from jsnn.train import rebuild, runs
 
-from . import cli, common, rules
+from . import cli, common, flags, nir_networks, rules
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,19 +47,39 @@ class Config(cli.Checked):
 
     of: ClassVar = rules.PREDICT
 
-    run: pathlib.Path
-    """Folder of a finished run, or a .safetensors file that was saved from one."""
     out: pathlib.Path
     """Folder for predictions.csv, raster.png and summary.json."""
+    run: pathlib.Path | None = None
+    """Folder of a finished run, or a .safetensors file that was saved from one."""
     images: tuple[pathlib.Path, ...] = ()
     """Image files, for a model of images; they are brought to its channels (grey or colour)."""
     data: pathlib.Path | None = None
-    """In place of --images: an .npz file with `inputs` of the shape that the model was trained on, and `labels` if there are any."""
+    """In place of --images: an .npz file with `inputs` of the shape that the model was trained on, and `labels` if there are any; or of recordings."""
     resize: bool = False
     """Bring image files of another size to that of the model, bilinearly."""
+    nir: pathlib.Path | None = None
+    """In place of --run: a NIR graph, which is run on the recordings of --data. It needs --dt."""
+    dt: flags.Positive | None = None
+    """NIR: length of a step, in seconds."""
+    convention: Literal["norse", "snntorch", "sinabs", "exact"] = "norse"
+    """NIR: how its equations become steps, as in that simulator; exact solves them for an input that is held over a step."""
+    reset: Literal["v_reset", "subtract"] | None = None
+    """NIR: a spike sets the membrane to v_reset, or lowers it by the threshold; as in --convention if omitted."""
+    spikes_a_step: Literal["one", "several"] | None = None
+    """NIR: spikes that a neuron may give in a step; several need a reset that subtracts; as in --convention if omitted."""
+    floor: Literal["none", "threshold"] | None = None
+    """NIR: whether membranes without leak stay above minus the threshold; as in --convention if omitted."""
+    timesteps: flags.Count | None = None
+    """NIR: steps that are run; as many as the longest recording has if omitted."""
 
     def __post_init__(self):
         super().__post_init__()
+        if (self.run is None) == (self.nir is None):
+            raise ValueError("Pass either `--run` or `--nir`.")
+        if self.nir is not None and (self.dt is None or self.data is None):
+            raise ValueError(
+                "`--nir` needs `--dt`, a time in seconds, and `--data`, an .npz file of recordings."
+            )
         if bool(self.images) == (self.data is not None):
             raise ValueError("Pass either `--images` or `--data`.")
 
@@ -313,44 +335,58 @@ def _show(names: list[str], found: jsnn.Prediction) -> None:
         print(f"and {more:,} more in predictions.csv")
 
 
+class _OfRun:
+    """The model of a run and what it predicts: everything is checked when it is made."""
+
+    def __init__(self, cfg: Config):
+        assert cfg.run is not None, "checked"
+        if not cfg.run.exists():
+            raise ValueError(
+                f"`--run {cfg.run}` does not exist. Name the `--out` of a finished run, or a saved model."
+            )
+        self.fitted = jsnn.load(cfg.run)
+        made = self.made = rebuild.made_by(cfg.run, self.fitted.about)
+        if cfg.data is None:
+            found = read_images(cfg.images, made.shapes.inputs, cfg.resize)
+            if made.shapes.dtype != "uint8":
+                scaled = found.values.astype(np.float32) / 255
+                found = found._replace(values=scaled, done=[*found.done, "bytes scaled to [0, 1]"])  # fmt: skip
+            found = fitting(found, made)
+        elif made.shapes.sensor is not None:
+            found = read_recordings(cfg.data, made)
+        else:
+            found = fitting(read_file(cfg.data, made.shapes.num_classes), made)
+        self.values, self.labels, self.names, done = found
+        for line in done:
+            print(line)
+        self.about = {"run": str(cfg.run), "run_experiment": made.name}
+
+    def predict(self) -> jsnn.Prediction:
+        return self.fitted.predict(self.values)
+
+    def picture(self) -> "Figure":
+        first = jnp.asarray(self.values[:1])
+        return PICTURES[self.made.name](self.made, self.fitted.model, first)
+
+
 @cli.in_flags
 def main(cfg: Config) -> dict[str, Any]:
     """Predicts, prints, and writes everything to `cfg.out`."""
-    if not cfg.run.exists():
-        raise ValueError(
-            f"`--run {cfg.run}` does not exist. Name the `--out` of a finished run, or a saved model."
-        )
-    fitted = jsnn.load(cfg.run)
-    made = rebuild.made_by(cfg.run, fitted.about)
-    if cfg.data is None:
-        found = read_images(cfg.images, made.shapes.inputs, cfg.resize)
-        if made.shapes.dtype != "uint8":
-            scaled = found.values.astype(np.float32) / 255
-            found = found._replace(values=scaled, done=[*found.done, "bytes scaled to [0, 1]"])  # fmt: skip
-        found = fitting(found, made)
-    elif made.shapes.sensor is not None:
-        found = read_recordings(cfg.data, made)
-    else:
-        found = fitting(read_file(cfg.data, made.shapes.num_classes), made)
+    job = _OfRun(cfg) if cfg.nir is None else nir_networks.Job(cfg)
     run = runs.Run(cfg.out, experiment="predict", config=cli.decisive(cfg))
-    for line in found.done:
-        print(line)
-    said = fitted.predict(found.values)
-    _show(found.names, said)
-    run.write("predictions.csv", _table(found.names, said))
-    first = jnp.asarray(found.values[:1])
-    picture = PICTURES[made.name](made, fitted.model, first)
-    figures.save_all({"raster": picture}, cfg.out)
-    summary: dict[str, Any] = {
-        "run": str(cfg.run),
-        "run_experiment": made.name,
+    said = job.predict()
+    _show(job.names, said)
+    run.write("predictions.csv", _table(job.names, said))
+    figures.save_all({"raster": job.picture()}, cfg.out)
+    summary: dict[str, Any] = job.about | {
         "dataset": None if cfg.data is None else cfg.data.stem,
-        "samples": len(found.names),
+        "samples": len(job.names),
         "silent": int((said.label < 0).sum()),
     }
-    if found.labels is None:
+    if job.labels is None:
         return summary
-    right = accuracy(made, said.label, found.labels)
+    label = np.asarray(said.label)
+    right = accuracy(job.made, label, job.labels) if isinstance(job, _OfRun) else float((label == job.labels).mean())  # fmt: skip
     return run.finish(summary | {"test_accuracy": right})
 
 

@@ -127,5 +127,12 @@ SWEEP = Rules(
     free=("chunk", "at_once"),
 )
 
-PREDICT = Rules("predict", (Needs("resize", lambda c: bool(c.images), "--images"),))
+PREDICT = Rules(
+    "predict",
+    (
+        Needs("resize", lambda c: bool(c.images), "--images"),
+        Needs("dt convention reset spikes_a_step floor timesteps", lambda c: c.nir is not None, "--nir"),
+        Needs("images", lambda c: c.nir is None, "--run: a graph takes recordings, by --data"),
+    ),
+)
 # fmt: on

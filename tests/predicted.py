@@ -15,7 +15,7 @@ def predicted(
     """Classes and scores in predictions.csv of the model in `run`; the summary is their share of right classes."""
     out.mkdir()
     np.savez(out / "test.npz", inputs=inputs, labels=labels)
-    cfg = predict.Config(run, out / "said", data=out / "test.npz")
+    cfg = predict.Config(out / "said", run, data=out / "test.npz")
     summary = predict.main(cfg)
     with (cfg.out / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -92,7 +92,7 @@ def _config(run, out, inputs, labels=None, **more) -> predict.Config:
     path = out.with_name(f"{out.name}.npz")
     known = {} if labels is None else {"labels": labels}
     np.savez(path, inputs=inputs, **known, **more)
-    return predict.Config(run, out, data=path)
+    return predict.Config(out, run, data=path)
 
 
 def test_without_labels_there_is_no_summary_and_test_inputs_come_first(
@@ -124,7 +124,7 @@ def test_image_files_are_brought_to_the_model(tmp_path, models, capsys):
         assert ("RGB made grey" in said) == (channels == 1)
         assert ("L made colour" in said) == (channels == 3)
     path, fitted = models("reference")
-    predict.main(predict.Config(path, tmp_path / "out", images=(grey,)))
+    predict.main(predict.Config(tmp_path / "out", path, images=(grey,)))
     rows = read_csv(tmp_path / "out/predictions.csv")
     assert int(rows[1][1]) == fitted.predict(x[None]).label
     assert f"{grey}  class {rows[1][1]}" in capsys.readouterr().out
@@ -147,7 +147,7 @@ def test_every_mistake_is_one_line(tmp_path, models):
     out, other = tmp_path / "out", bare.save(tmp_path / "other")
 
     def of(run=path, **options):
-        return predict.Config(run, out, **options)
+        return predict.Config(out, run, **options)
 
     for cfg, kind, words in (
         (of(tmp_path / "nothing", images=(wide,)), ValueError, "does not exist"),

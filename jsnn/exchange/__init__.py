@@ -7,10 +7,10 @@ simulators. `Convention` names the choices, `CONVENTIONS` those of others. What 
 the name of the node. It needs `pip install 'jsnn[nir]'`.
 """
 
-from jsnn.exchange.conventions import CONVENTIONS, Convention, GraphError
-from jsnn.exchange.drift import Drift, NodeDrift, write_nir
+from jsnn.exchange.conventions import CONVENTIONS, Convention, GraphError, resolve
+from jsnn.exchange.drift import Drift, NodeDrift, Seen, fires, record, write_nir
 from jsnn.exchange.graph import Graph
-from jsnn.exchange.reading import from_nir
+from jsnn.exchange.reading import from_nir, read
 from jsnn.exchange.writing import to_nir
 
 __all__ = [
@@ -20,7 +20,12 @@ __all__ = [
     "Graph",
     "GraphError",
     "NodeDrift",
+    "Seen",
+    "fires",
     "from_nir",
+    "read",
+    "record",
+    "resolve",
     "to_nir",
     "write_nir",
 ]

@@ -13,6 +13,7 @@ from jsnn import check
 from jsnn import layers as own
 from jsnn.exchange.conventions import Convention, resolve
 from jsnn.exchange.graph import OUTPUT, Graph
+from jsnn.exchange.nodes import Threshold
 from jsnn.exchange.reading import from_nir
 from jsnn.exchange.writing import save, written
 from jsnn.precision import wide_type
@@ -105,27 +106,46 @@ def drift(net: own.Layer, again: own.Layer, x: Any, names: list[str]) -> Drift:
       x: input `[T, B, ...]`.
       names: of the layers of neurons of `net`, in order.
     """
-    before = outputs(net, x)
-    after = dict(outputs(again, x))
-    pairs = [(n, v, after[n]) for n, (_, v) in zip([*names, OUTPUT], before, strict=True)]  # fmt: skip
-    return Drift(tuple(_compare(*pair) for pair in pairs))
+    after = {seen.name: seen.output for seen in record(again, x)}
+    pairs = zip([*names, OUTPUT], record(net, x), strict=True)
+    return Drift(tuple(_compare(name, seen, after[name]) for name, seen in pairs))
 
 
-def outputs(net: own.Layer, x: Any) -> list[tuple[str, np.ndarray]]:
-    """What every layer of neurons gives over all steps, by the name of the node it was read from, and the network's output."""
+class Seen(NamedTuple):
+    """What one layer of neurons gave.
+
+    Attributes:
+      name: of the node it was read from, or "".
+      output: over all steps, `[T, B, ...]`.
+      spikes: whether these are spikes.
+    """
+
+    name: str
+    output: Any
+    spikes: bool
+
+
+def record(net: own.Layer, x: Any) -> list[Seen]:
+    """What every layer of neurons gives over all steps, in order, and last the network's output.
+
+    >>> net = jsnn.Sequence(jsnn.Dense(4, 3, rngs=nnx.Rngs(0)), jsnn.LIF())
+    >>> [(seen.output.shape, seen.spikes) for seen in record(net, jnp.ones((5, 2, 4)))]
+    [((5, 2, 3), True), ((5, 2, 3), True)]
+    """
+    found: list[Seen] = []
 
     def run(x: Any) -> list[Any]:
-        found: list[tuple[str, Any]] = []
+        found.clear()
         y = _visit(net, x, found)
-        names.extend(name for name, _ in found)
-        return [value for _, value in found] + [y]
+        found.append(Seen(OUTPUT, y, fires(net)))
+        return [seen.output for seen in found]
 
-    names: list[str] = []
     values = jax.jit(run)(jnp.asarray(x))
-    return list(zip([*names, OUTPUT], map(np.asarray, values), strict=True))
+    pairs = zip(found, values, strict=True)
+    return [seen._replace(output=np.asarray(value)) for seen, value in pairs]
 
 
-def _visit(layer: own.Layer, x: Any, found: list[tuple[str, Any]]) -> Any:
+def _visit(layer: own.Layer, x: Any, found: list[Seen]) -> Any:
     if isinstance(layer, own.Sequence):
         for inner in layer.layers:
             x = _visit(inner, x, found)
@@ -134,19 +154,29 @@ def _visit(layer: own.Layer, x: Any, found: list[tuple[str, Any]]) -> Any:
     if isinstance(layer, Graph):
         _, values = layer.run(state, x)
         named = layer.named().items()
-        found += [(n, values[n]) for n, inner in named if isinstance(inner, own.Neurons)]  # fmt: skip
+        found += [Seen(n, values[n], fires(inner)) for n, inner in named if isinstance(inner, own.Neurons)]  # fmt: skip
         return values[OUTPUT]
     _, y = layer(state, x)
     if isinstance(layer, own.Neurons):
-        found.append((getattr(layer, "node", ""), y))
+        found.append(Seen(getattr(layer, "node", ""), y, fires(layer)))
     return y
 
 
-def _compare(name: str, before: np.ndarray, after: np.ndarray) -> NodeDrift:
+def fires(layer: own.Layer) -> bool:
+    """Whether what comes out of a layer are spikes."""
+    if isinstance(layer, own.Sequence):
+        return bool(layer.layers) and fires(layer.layers[-1])
+    if isinstance(layer, Graph):
+        named = layer.named()
+        return all(s in named and fires(named[s]) for s in layer.sources(OUTPUT))
+    return isinstance(layer, Threshold) or "threshold" in getattr(layer, "params", {})
+
+
+def _compare(name: str, seen: Seen, after: np.ndarray) -> NodeDrift:
+    before = seen.output
     off = np.abs(before - after)
     apart = off > 1e-4 * max(np.abs(before).max(), 1e-30)
-    spikes = (before == np.round(before)).all()
-    size = np.sum if spikes else np.mean
+    size = np.sum if seen.spikes else np.mean
     steps = np.flatnonzero(apart.reshape(len(apart), -1).any(1))
     return NodeDrift(
         "output" if name == OUTPUT else name,

@@ -16,12 +16,12 @@ def package() -> Any:
     """The package `nir`.
 
     Raises:
-      ImportError: if it is not installed.
+      GraphError: if it is not installed.
     """
     try:
         import nir
     except ImportError as error:
-        raise ImportError(
+        raise GraphError(
             "Reading and writing NIR needs the package `nir`: `pip install 'jsnn[nir]'`."
         ) from error
     return nir
@@ -32,7 +32,6 @@ def read(path: str | os.PathLike[str]) -> Any:
 
     Raises:
       GraphError: if there is no such file, it is damaged or of another format, or a node is unknown or lacks a field.
-      ImportError: if the package is not installed.
     """
     path, nir = check.path("path", path), package()
     import h5py

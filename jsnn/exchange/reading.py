@@ -50,11 +50,22 @@ def from_nir(
       A `Sequence`, whose layers carry the names of the nodes. A part of the graph that is no chain is one layer in it.
 
     Raises:
-      GraphError: if the file is no graph, or a node cannot be computed as the graph says it.
-      ImportError: if the package `nir` is not installed.
+      GraphError: if the file is no graph, or a node cannot be computed as the graph says it, or the package `nir` is missing.
     """
-    check.number("dt", dt, "(0, inf)", remedy="It is a time in seconds.")
     convention = resolve(convention, **choices)
+    return read(graph, dt=dt, convention=convention, spike_fn=spike_fn, round_delays=round_delays)[0]  # fmt: skip
+
+
+def read(
+    graph: Any,
+    *,
+    dt: float,
+    convention: Convention,
+    spike_fn: Any = None,
+    round_delays: bool = False,
+) -> tuple[Sequence, shapes.Shape]:
+    """What `from_nir` gives, and the shape of one sample of its input, channels last."""
+    check.number("dt", dt, "(0, inf)", remedy="It is a time in seconds.")
     if isinstance(graph, str | os.PathLike):
         graph = files.read(graph)
     _compare(getattr(graph, "metadata", None), dt, convention)
@@ -79,7 +90,7 @@ def from_nir(
     names = {start: INPUT, end: OUTPUT}
     edges = [(names.get(a, a), names.get(b, b)) for a, b in edges]
     sizes = {name: tuple(map(_last, known[name])) for name in layers}
-    return assembled(layers, edges, sizes)
+    return assembled(layers, edges, sizes), _last(before)
 
 
 def _compare(metadata: Any, dt: float, convention: Convention) -> None:
@@ -96,7 +107,7 @@ def _compare(metadata: Any, dt: float, convention: Convention) -> None:
         warnings.warn(
             f"This graph was written for {', '.join(other)}: its spikes will differ.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

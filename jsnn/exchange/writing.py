@@ -49,7 +49,6 @@ def to_nir(
 
     Raises:
       GraphError: if NIR has no words for a layer, or the convention says otherwise.
-      ImportError: if the package `nir` is not installed.
     """
     return written(net, shape, dt, resolve(convention, **choices)).graph
 
