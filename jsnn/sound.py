@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jsnn import check, neurons
 from jsnn.unroll import neuron_block, unroll
@@ -321,3 +321,61 @@ def spikes(
         return last + (up - down) * theta, jnp.stack([down, up], -1)
 
     return jax.lax.scan(step, jnp.zeros_like(x[0]), jax.lax.stop_gradient(x))[1]
+
+
+def input_times(
+    counts: Float[Array, "T B *channels"], length: int, dt_ms: Any = 10.0
+) -> tuple[Float[Array, "B L"], Int[Array, "B L"]]:
+    """Spikes as the events that a solver without a grid takes, as `jsnn.data.events.input_times` gives them. A spike stands in the middle of its step.
+
+    >>> times, neuron = input_times(jnp.array([[[0.0, 1.0]], [[2.0, 0.0]]]), 4, dt_ms=10.0)
+    >>> times.tolist(), neuron.tolist()
+    ([[5.0, 15.0, 15.0, inf]], [[1, 0, 0, -1]])
+
+    Args:
+      counts: spikes, as `spikes` gives.
+      length: L, how many events of a recording are kept at most; later ones are left out.
+      dt_ms: length of a step.
+
+    Returns:
+      Times in ms, in order, infinite past the last one, and the channel of each (counted over all axes behind B), -1 past the last.
+    """
+    length = check.whole("length", length, 1)
+    steps, batch = counts.shape[:2]
+    flat = jnp.moveaxis(counts.reshape(steps, batch, -1), 1, 0)
+    channels = flat.shape[2]
+    each = jnp.round(flat.reshape(batch, -1)).astype(jnp.int32)
+    every = jnp.arange(steps * channels, dtype=jnp.int32)
+
+    def one(times: Array) -> tuple[Array, Array]:
+        at = jnp.repeat(every, times, total_repeat_length=length)
+        there = jnp.arange(length, dtype=jnp.int32) < times.sum()
+        middle = (at // channels + 0.5) * jnp.asarray(dt_ms, counts.dtype)
+        return jnp.where(there, middle, jnp.inf), jnp.where(there, at % channels, -1)
+
+    return jax.vmap(one)(each)
+
+
+def perturb(
+    key: Array, batch: int, *, warp: ArrayLike = 0.1, start_ms: ArrayLike = 20.0
+) -> dict[str, Float[Array, " B"]]:
+    """Draws for each recording of a batch: arguments of `features` that make each training epoch hear other voices, a little earlier or later.
+
+    >>> sorted(perturb(jax.random.key(0), 4))
+    ['start_ms', 'warp']
+
+    Args:
+      key: decides the draws.
+      batch: B.
+      warp: largest change of frequencies either way: 0.1 draws factors from 0.9 to 1.1.
+      start_ms: largest shift either way.
+
+    Raises:
+      ValueError: if a number is negative, or `warp` is 1 or more.
+    """
+    check.key(key)
+    check.number("warp", warp, "[0, 1)")
+    check.number("start_ms", start_ms, "[0, inf)")
+    draws = jax.random.uniform(key, (2, batch), minval=-1.0, maxval=1.0)
+    factor, shift = jnp.asarray(warp), jnp.asarray(start_ms)
+    return {"warp": 1 + factor * draws[0], "start_ms": shift * draws[1]}

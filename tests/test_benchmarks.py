@@ -17,6 +17,7 @@ from benchmarks import (
     convolution,
     csnn,
     dense,
+    event_memory,
     machine,
     memory,
     neurons,
@@ -453,3 +454,10 @@ def test_stdp_refuses_a_peer_that_learns_something_else(monkeypatch):
     monkeypatch.setattr(processes, "start_peers", lambda *_: {"1": other})
     with pytest.raises(ValueError, match="not the same work"):
         stdp.main(TINY_STDP)
+
+
+def test_memory_of_events_is_measured_in_processes_of_their_own():
+    found = event_memory.main(event_memory.Config(recordings=130, events=50))
+    assert [row["case"] for row in found] == list(event_memory.CASES)
+    assert all(0 < row["start_gb"] <= row["peak_gb"] < 4 for row in found)
+    assert found[0]["events"] == 130 * 50

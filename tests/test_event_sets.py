@@ -191,7 +191,7 @@ def test_what_is_taken_from_disk_is_what_is_taken_from_the_device(tmp_path):
     put_nmnist(tmp_path)
     device, _ = event_sets.load("nmnist", data_dir=tmp_path)
     host, _ = event_sets.load("nmnist", data_dir=tmp_path, on_device=False)
-    index = jnp.array([3, 0, 2])
+    index = np.array([3, 0, 2])
     for length in (None, 4):
         a, b = events.take(device, index, length), events.take(host, index, length)
         assert (a.valid == b.valid).all()

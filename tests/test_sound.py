@@ -119,7 +119,6 @@ def rectified_mean(x, frequency, first, last):
 @pytest.mark.parametrize(
     "how",
     [
-        {"bank": "mel"},
         {"bank": "mel", "dt_ms": None, "window_ms": 50, "level": False},
         {"bank": "mel", "dt_ms": 21.7, "start_ms": -13.0, "floor": 0.5},
         {"bank": "gammatone", "dt_ms": None},
@@ -232,6 +231,34 @@ def test_codes_are_those_of_a_loop():
         fired = membrane > 1.3
         membrane -= 1.3 * fired
         np.testing.assert_array_equal(lif, fired)
+
+
+def test_input_times_are_the_spikes_in_order():
+    counts = np.random.default_rng(0).poisson(0.4, (6, 2, 3, 2))
+    times, neuron = sound.input_times(jnp.asarray(counts, jnp.float32), 40, 4.0)
+    fewer, _ = sound.input_times(jnp.asarray(counts, jnp.float32), 8, 4.0)
+    np.testing.assert_array_equal(fewer, times[:, :8])
+    for b in range(2):
+        expected = [
+            (4.0 * (t + 0.5), unit)
+            for t in range(6)
+            for unit, count in enumerate(counts[t, b].ravel())
+            for _ in range(count)
+        ]
+        assert 8 < len(expected) < 40
+        kept = np.stack([times[b], neuron[b]], 1)[: len(expected)]
+        np.testing.assert_array_equal(kept, expected)
+        assert np.isinf(times[b, len(expected) :]).all()
+        assert (neuron[b, len(expected) :] == -1).all()
+
+
+def test_perturbed_recordings_differ_within_bounds(key):
+    drawn = sound.perturb(key, 500, warp=0.2, start_ms=30.0)
+    for values, low, high in ((drawn["warp"], 0.8, 1.2), (drawn["start_ms"], -30, 30)):
+        assert low <= values.min() < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < values.max() <= high
+    with pytest.raises(ValueError, match="`warp` must lie in"):
+        sound.perturb(key, 5, warp=1.0)
 
 
 def test_lif_spikes_have_a_gradient_in_the_front_end():

@@ -173,7 +173,7 @@ def _find_nmnist(place: pathlib.Path, split: str):
         contents = _in_archive(archive, [name for name, _ in members])
     else:
         return None
-    pairs = zip(labels, contents, strict=False)
+    pairs = zip(labels, contents, strict=True)
     return paths, ((label, source, parse_nmnist(content, source)) for label, (source, content) in pairs)  # fmt: skip
 
 

@@ -160,7 +160,9 @@ def chosen(events: Events, which: Any) -> Events:
     return recordings(x, y, p, t, ends, sensor=events.sensor)
 
 
-def take(events: Events, index: Int[Array, " B"], length: int | None = None) -> Batch:
+def take(
+    events: Events, index: Int[Array | np.ndarray, " B"], length: int | None = None
+) -> Batch:
     """The recordings at `index`, padded to `length` events (the longest of all if None; later events of longer ones are left out).
 
     Recordings that `event_sets.load` left on the host are read here, and only those at `index`.
