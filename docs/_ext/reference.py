@@ -147,11 +147,13 @@ def body(value: Any, extra: bool = True) -> list[str]:
     for section, content in split(text):
         if section in ("Args", "Attributes"):
             for names, what in entries(content):
-                said |= {n.strip("* `") for n in names.split(",")}
-                known = [types[n.strip("* `")] for n in names.split(",") if n.strip("* `") in types]  # fmt: skip
-                about = f"*`{shown_type(known[0])}`*: " if known else ""
                 what = markdown(what).replace("\n", "\n  ")
-                lines += ["", f":param {names.replace('*', '')}: {about}{what}"]
+                for name in (
+                    n.strip("* `") for n in names.split(",") if n.strip("* `")
+                ):
+                    said.add(name)
+                    about = f"*`{shown_type(types[name])}`*: " if name in types else ""
+                    lines += ["", f":param {name}: {about}{what}"]
         elif section in ("Returns", "Yields"):
             lines += ["", f":returns: {markdown(content)}".replace("\n", "\n  ")]
         elif section == "Raises":
@@ -165,7 +167,8 @@ def body(value: Any, extra: bool = True) -> list[str]:
     rest = {k: v for k, v in types.items() if k not in (*said, "return", "self") and not k.startswith("_")}  # fmt: skip
     if extra and rest:
         listed = ", ".join(f"`{k}: {shown_type(v)}`" for k, v in rest.items())
-        lines += ["", f"Types: {listed}."]
+        kind = "Fields" if inspect.isclass(value) else "Types"
+        lines += ["", f"{kind}: {listed}."]
     if "return" in types and types["return"] != "None":
         lines += ["", f":rtype: `{shown_type(types['return'])}`"]
     return lines

@@ -7,6 +7,8 @@ text has one of `COLOURS`, so that a report may exchange them on a dark page.
 Axes: C classes.
 """
 
+import functools
+import io
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,10 +89,23 @@ def save_all(
 
 
 def new_figure(height: float, width: float = WIDTH) -> "Figure":
-    """An empty figure of this size in inches, whose parts make room for each other."""
+    """An empty figure of this size in inches, whose parts make room for each other. As the last line of a notebook's cell it is shown."""
+    return _shown()(figsize=(width, height), dpi=_DPI, layout="constrained")
+
+
+@functools.cache
+def _shown() -> "type[Figure]":
+    """Figures that a notebook shows without pyplot, which would keep every one of them in memory."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            with style():
+                self.savefig(file, format="png", facecolor="white")
+            return file.getvalue()
+
+    return Shown
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> "Figure":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jsnn.plot.figures import COLOURS, WIDTH, style
+from jsnn.plot.figures import COLOURS, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,11 +39,9 @@ def _logarithmic(values: Sequence[Any]) -> bool:
 
 def line(table: Table, name: str, metric: str) -> "Figure":
     """Mean and 95 % interval of a metric over one parameter."""
-    from matplotlib.figure import Figure
-
     values = [row[name] for row in table]
     with style():
-        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+        figure = new_figure(3.2)
         axes = figure.add_subplot()
         mean = np.array([row[metric] for row in table], float)
         spread = np.nan_to_num([row[f"{metric}_ci95"] for row in table])
@@ -60,15 +58,13 @@ def line(table: Table, name: str, metric: str) -> "Figure":
 
 def heat_map(table: Table, across: str, up: str, metric: str) -> "Figure":
     """Mean of a metric over a grid of two parameters; cells whose members all failed say so."""
-    from matplotlib.figure import Figure
-
     columns = sorted({row[across] for row in table})
     lines = sorted({row[up] for row in table})
     cells = np.full((len(lines), len(columns)), np.nan)
     for row in table:
         cells[lines.index(row[up]), columns.index(row[across])] = row[metric]
     with style():
-        figure = Figure(figsize=(WIDTH, 1.2 + 0.45 * len(lines)), layout="constrained")
+        figure = new_figure(1.2 + 0.45 * len(lines))
         axes = figure.add_subplot()
         axes.grid(False)
         image = axes.imshow(cells, origin="lower", aspect="auto", cmap="viridis")
@@ -87,12 +83,10 @@ def heat_map(table: Table, across: str, up: str, metric: str) -> "Figure":
 
 def parallel_coordinates(table: Table, names: Sequence[str], metric: str) -> "Figure":
     """One line per setting through its parameters to its metric; the better, the darker."""
-    from matplotlib.figure import Figure
-
     columns = [*names, metric]
     good = [row for row in table if np.isfinite(row[metric])]
     with style():
-        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+        figure = new_figure(3.6)
         axes = figure.add_subplot()
         axes.grid(False)
         if good:
