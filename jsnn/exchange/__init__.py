@@ -11,6 +11,7 @@ from jsnn.exchange.conventions import CONVENTIONS, Convention, GraphError, resol
 from jsnn.exchange.drift import Drift, NodeDrift, Seen, fires, record, write_nir
 from jsnn.exchange.graph import Graph
 from jsnn.exchange.reading import from_nir, read
+from jsnn.exchange.weights import from_state_dict
 from jsnn.exchange.writing import to_nir
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Seen",
     "fires",
     "from_nir",
+    "from_state_dict",
     "read",
     "record",
     "resolve",

@@ -107,7 +107,7 @@ class Flatten(Layer):
     """Some axes as one, in NIR's order, where channels come first.
 
     Args:
-      start, end: first and last axis of a sample `[C, ...]` that become one.
+      start, end: first and last axis of a sample `[C, ...]` that become one; -1 is its last.
     """
 
     def __init__(self, start: int, end: int):
@@ -117,8 +117,9 @@ class Flatten(Layer):
         """`[N, ..., C] -> [N, ...]`."""
         y = jnp.moveaxis(x, -1, 1)
         shape = y.shape[1:]
-        size = int(np.prod(shape[self.start : self.end + 1]))
-        y = y.reshape(x.shape[0], *shape[: self.start], size, *shape[self.end + 1 :])
+        end = self.end % len(shape) + 1
+        size = int(np.prod(shape[self.start : end]))
+        y = y.reshape(x.shape[0], *shape[: self.start], size, *shape[end:])
         return jnp.moveaxis(y, 1, -1)
 
 

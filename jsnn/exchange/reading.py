@@ -252,16 +252,21 @@ def filled(layer: Any, weight: Any, bias: Any) -> Any:
 
 
 def _conv(name: str, node: Any) -> Layer:
-    axes = node.weight.ndim - 2
-    weight = np.moveaxis(node.weight, (0, 1), (-1, -2))
-    kind, bias = type(node).__name__, node.bias
+    axes, kind = node.weight.ndim - 2, type(node).__name__
     stride = shapes.whole(name, kind, "stride", node.stride, axes)
     dilation = shapes.whole(name, kind, "dilation", node.dilation, axes)
     (groups,) = shapes.whole(name, kind, "groups", node.groups, 1)
-    pads = shapes.pads(name, node, axes)
-    if axes == 2 and groups == 1 and dilation == (1, 1) and stride[0] == stride[1] and weight.shape[0] == weight.shape[1] and len({p for pair in pads for p in pair}) == 1:  # fmt: skip
+    return conv(node.weight, node.bias, stride, shapes.pads(name, node, axes), dilation, groups)  # fmt: skip
+
+
+def conv(weight: Any, bias: Any, stride: shapes.Shape, pads: nodes.Pads, dilation: shapes.Shape, groups: int) -> Layer:  # fmt: skip
+    """A convolution with weights `[O, I / groups, ...]`; `jsnn.Conv`, whose gradients are fast, where that can say it."""
+    weight = np.moveaxis(weight, (0, 1), (-1, -2))
+    plain = len(stride) == 2 and groups == 1 and dilation == (1, 1)
+    alike = [set(stride), set(weight.shape[:2]), {p for pair in pads for p in pair}]
+    if plain and all(len(numbers) == 1 for numbers in alike):
         size, _, inputs, outputs = weight.shape
-        layer = Conv(inputs, outputs, size, stride=stride[0], padding=pads[0][0], rngs=nnx.Rngs(0))  # fmt: skip
+        layer = Conv(inputs, outputs, size, stride=stride[0], padding=pads[0][0], bias=bias is not None, rngs=nnx.Rngs(0))  # fmt: skip
         return filled(layer, weight, bias)
     return nodes.Convolution(weight, bias, stride=stride, padding=pads, dilation=dilation, groups=groups)  # fmt: skip
 
