@@ -303,6 +303,15 @@ def test_formats_hold_what_was_written(tmp_path):
         event_files.read_recording(tmp_path / "one.txt")
 
 
+def test_an_hdf5_file_of_ones_own_is_read_whole(tmp_path):
+    expected = [(label, r) for s, label, r in put_speech(tmp_path) if s == "test"]
+    found, labels = event_files.read_hdf5(tmp_path / "shd_test.h5")
+    same(found, labels, expected)
+    assert found.sensor == (1, 700)
+    with pytest.raises(ValueError, match=r"`x\[.*\]` is .*, but must lie in 0\.\.99"):
+        event_files.read_hdf5(tmp_path / "shd_test.h5", units=100)
+
+
 def test_clock_overflows_of_nmnist_are_no_events():
     content = bytes([1, 2, 0, 1, 0, 0, 240, 0, 0, 0, 3, 4, 128, 0, 1])
     found = event_files.parse_nmnist(content, "f")

@@ -242,15 +242,39 @@ def read_aedat4(
     return found, (camera["height"], camera["width"])
 
 
-def read_hdf5(path: str | os.PathLike[str]) -> Iterator[tuple[int, Recording]]:
-    """Label and recording, one after the other, of a file of SHD or SSC. A channel of the ear is a column; there is one row. Needs `h5py`.
+def read_hdf5(
+    path: str | os.PathLike[str], *, units: int = NUM_UNITS
+) -> tuple[Events, np.ndarray]:
+    """Reads recordings and their labels from an HDF5 file like those of SHD and SSC. Needs `h5py` (`pip install jsnn[events]`).
 
-    The file holds `spikes/times` (s) and `spikes/units`, one array a recording, and `labels`.
+    The file holds `spikes/times` (s) and `spikes/units`, one array a recording, and `labels`. A channel of the ear is a column; there is one row.
+
+    Args:
+      path: the file.
+      units: number of channels.
 
     Raises:
       DataError: no such file, one that holds something else, or the package is missing.
+      ValueError: what `recordings` refuses.
 
     Reference: Cramer et al. 2020, https://doi.org/10.1109/TNNLS.2020.3044364
+    """
+    labels, parts = [], []
+    for label, found in stream_hdf5(path):
+        labels.append(label)
+        parts.append(found)
+    if not parts:
+        raise DataError(f"{path} holds no recordings.")
+    flat = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    ends = np.cumsum([0, *(len(p["x"]) for p in parts)])
+    return recordings(**flat, offsets=ends, sensor=(1, units)), np.array(labels, np.int32)  # fmt: skip
+
+
+def stream_hdf5(path: str | os.PathLike[str]) -> Iterator[tuple[int, Recording]]:
+    """Label and recording, one after the other, of a file as for `read_hdf5`.
+
+    Raises:
+      DataError: as there.
     """
     try:
         import h5py

@@ -22,8 +22,8 @@ from jsnn.data.event_files import (
     parse_aedat3,
     parse_nmnist,
     read_bytes,
-    read_hdf5,
     since_start,
+    stream_hdf5,
 )
 from jsnn.data.event_store import Stream
 from jsnn.data.events import Events
@@ -268,7 +268,7 @@ def _speech(path: pathlib.Path) -> Stream:
                 raise DataError(
                     f"{path} cannot be unpacked ({type(error).__name__}: {error}). Fetch it again, or free some space in {folder}."
                 ) from error
-        for i, (label, found) in enumerate(read_hdf5(source)):
+        for i, (label, found) in enumerate(stream_hdf5(source)):
             yield label, f"{path}, recording {i}", found
 
 
