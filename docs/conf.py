@@ -62,6 +62,7 @@ pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 html_copy_source = False
 html_show_sphinx = False
+html_show_search_summary = False  # a page opened from a disk may not fetch others
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 html_theme_options = {

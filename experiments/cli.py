@@ -293,11 +293,23 @@ def _end(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _report(cfg: Any) -> None:
+    """Writes report.html, if this was a run and has finished."""
+    out = getattr(cfg, "out", None)
+    names = ("config.json", "summary.json")
+    if out and meshes.is_primary() and all((out / name).is_file() for name in names):
+        from jsnn.plot import run_report
+
+        run_report.write(out)
+
+
 def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:
     """Parses flags into `config`, calls `main` on it, and prints the summary it returns."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        summary = main(parse(config, sys.argv[1:]))
+        cfg = parse(config, sys.argv[1:])
+        summary = main(cfg)
+        _report(cfg)
     except MISTAKES as error:
         _end(f"error: {error}", 2)
     except OSError as error:

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 import jsnn
-from experiments import common
 from jsnn import layers, losses, neurons, readout, surrogate
 from jsnn.data import event_changes, events
 from jsnn.eventprop import losses as eventprop_losses
@@ -23,8 +22,10 @@ from jsnn.model import Network
 from jsnn.train import task as tasks
 from jsnn.train.rebuild import Shapes
 
+from . import common
+
 if TYPE_CHECKING:
-    from experiments.events import Config
+    from .events import Config
 
 Values = Mapping[str, Any]
 

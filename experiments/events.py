@@ -19,7 +19,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments import cli, common, event_networks, flags, rules
 from jsnn import data, metrics
 from jsnn import mesh as meshes
 from jsnn.data import hold_out, recorded
@@ -28,6 +27,8 @@ from jsnn.plot import figures, report
 from jsnn.train import rebuild, supervised, sweep
 from jsnn.train.rebuild import Shapes
 from jsnn.train.trainer import Trainer
+
+from . import cli, common, event_networks, flags, rules
 
 _SURROGATE: dict[str, Any] = {
     "timesteps": 8, "most": 4.0, "epochs": 40, "batch_size": 32, "learning_rate": 2e-3, "dropout": 0.3, "turn": 12.0, "resize": 0.12, "shift": 2,

@@ -244,7 +244,7 @@ def _of_layers(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
 
 def _of_recordings(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
     """Recordings: spikes of every layer, or, of EventProp, the recording itself."""
-    from experiments import event_networks
+    from . import event_networks
 
     cfg, shapes = made.config, made.shapes
     if cfg.exact:

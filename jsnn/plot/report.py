@@ -4,6 +4,7 @@ The report holds its figures as inline SVG and its style as inline CSS: it loads
 archived, or opened from a disk. It follows the reader's choice of a light or dark page.
 """
 
+import base64
 import dataclasses
 import html
 import io
@@ -54,9 +55,9 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure and what it shows."""
+    """A figure, or a PNG file's content, and what it shows."""
 
-    figure: "Figure"
+    figure: "Figure | bytes"
     caption: str
 
 
@@ -102,7 +103,8 @@ th, td { padding: .32rem 1rem .32rem 0; text-align: right; border-bottom: 1px so
 th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 figure { margin: 1.75rem 0; }
-figure svg { display: block; width: 100%%; height: auto; }
+figure img { background: #fff; border-radius: .35rem; }
+figure svg, figure img { display: block; width: 100%%; height: auto; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figcaption, .caption, footer, details { color: var(--muted); font-size: .88rem; }
 figcaption, .caption { margin-top: .35rem; max-width: 42rem; }
@@ -149,6 +151,19 @@ def _svg(figure: "Figure", label: str, number: int) -> str:
     )
 
 
+def _image(picture: Picture, number: int) -> str:
+    """A picture as an element of the page."""
+    if not isinstance(picture.figure, bytes):
+        return _svg(picture.figure, picture.caption, number)
+    data = base64.b64encode(picture.figure).decode()
+    # As large as a figure of the scripts is meant to be; the header says how many pixels wide it is.
+    width = 0.64 * int.from_bytes(picture.figure[16:20], "big")
+    return (
+        f'<img alt="{html.escape(picture.caption)}" style="max-width: {width:.0f}px" '
+        f'src="data:image/png;base64,{data}">'
+    )
+
+
 def _table(table: Table) -> str:
     def row(tag: str, cells: Sequence[str]) -> str:
         inner = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
@@ -174,7 +189,7 @@ def _section(section: Section, number: int) -> str:
     parts += [_table(table) for table in section.tables]
     for i, picture in enumerate(section.pictures):
         # One number for each figure of the whole page.
-        svg = _svg(picture.figure, picture.caption, 1000 * number + i)
+        svg = _image(picture, 1000 * number + i)
         caption = f"<figcaption>{html.escape(picture.caption)}</figcaption>"
         parts.append(f"<figure>{svg}{caption}</figure>")
     if section.config:
@@ -183,7 +198,12 @@ def _section(section: Section, number: int) -> str:
 
 
 def write_report(
-    path: pathlib.Path, title: str, sections: Sequence[Section], *, lead: str = ""
+    path: pathlib.Path,
+    title: str,
+    sections: Sequence[Section],
+    *,
+    lead: str = "",
+    made: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a report of these sections to one HTML file, replacing the one there.
 
@@ -192,6 +212,7 @@ def write_report(
       title: heading of the page.
       sections: in order; with several, links to them stand on top.
       lead: a sentence or two under the title.
+      made: commit, device and versions; those of this process if None.
 
     Raises:
       RunError: if the file cannot be written.
@@ -200,7 +221,7 @@ def write_report(
         f'<a href="#section-{i}">{html.escape(section.title)}</a>'
         for i, section in enumerate(sections)
     ]
-    facts = {
+    facts = made or {
         "commit": provenance.commit(),
         "device": provenance.device(),
         **provenance.versions(),
