@@ -1,10 +1,12 @@
 """The command line every script shares: flags from the config's fields, those of several scripts, mistakes as one line instead of a traceback."""
 
 import argparse
+import contextlib
 import dataclasses
 import errno
 import functools
 import inspect
+import io
 import os
 import pathlib
 import re
@@ -208,13 +210,34 @@ def decisive(config: Any) -> dict[str, Any]:
 
 def _refuse_empty(args: Sequence[str]) -> None:
     """An empty text names no folder; to a path it would be the current one."""
-    for flag, value in zip(args, [*args[1:], None], strict=True):
-        if value == "" and flag.startswith("--"):
+    flag = ""
+    for arg in args:
+        if arg.startswith("--"):
+            flag = arg.removesuffix("=")
+        if arg == "" or (arg.startswith("--") and arg.endswith("=")):
             raise ValueError(f"`{flag}` is empty: name something, or leave it out.")
-        if flag.startswith("--") and flag.endswith("="):
-            raise ValueError(
-                f"`{flag[:-1]}` is empty: name something, or leave it out."
-            )
+
+
+def _parsed(kind: Any, args: Sequence[str], **options: Any) -> Any:
+    """What tyro makes of the flags; its box around what it refuses becomes one line.
+
+    Raises:
+      ValueError: if it refuses them.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=args, **options)
+    except SystemExit as error:
+        if error.code in (None, 0):  # --help
+            raise
+        parts = re.split(r"│ ─+ │", said.getvalue())
+        first, *more = (" ".join(re.findall(r"│ (.*?) *│", p)).split() for p in parts)
+        meant = [p for p in more if p[:3] == ["Perhaps", "you", "meant:"]]
+        similar = dict.fromkeys(w for p in meant for w in p if w.startswith("--"))
+        text = " ".join(first).rstrip(".")
+        text += f" (similar: {', '.join(similar)})" if similar else ""
+        raise ValueError(f"{text}. `--help` lists all flags.") from None
 
 
 def parse(
@@ -225,7 +248,7 @@ def parse(
     recipes, old = cast(Any, config).recipes, cast(Any, config).of.retired
     args = [new for arg in args for new in old.get(arg, (arg,))]
     if not recipes:
-        return tyro.cli(config, args=args, config=markers)
+        return _parsed(config, args, config=markers)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--recipe", nargs="?")
     recipe = finder.parse_known_args(args)[0].recipe
@@ -241,8 +264,8 @@ def parse(
         shown = " ".join(flags.shown(k, v) for k, v in values.items() if v is not None)
         text.append(f"{name}: {shown}")
     description = "\n\n".join(map(str, text))
-    return tyro.cli(
-        config, args=args, default=default, description=description, config=markers
+    return _parsed(
+        config, args, default=default, description=description, config=markers
     )
 
 

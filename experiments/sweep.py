@@ -12,14 +12,12 @@ Flags that are numbers within a program (see each experiment's SWEPT) share one 
 each. A name with a dot is a weight among the `--settings` of a class-incremental method. table.csv and table.jsonl hold one row per run, summary.csv the mean over seeds with its 95 % interval, and a PNG draws it.
 """
 
-import contextlib
 import csv
 import dataclasses
 import importlib
 import io
 import json
 import pathlib
-import re
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any, ClassVar, Literal
@@ -163,15 +161,7 @@ def parse(module: ModuleType, values: Values) -> Any:
     args = ["--out", "unused"]
     for name, x in plain.items():
         args += [flags.name(name), *map(_text, x)]
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            found: Any = cli.parse(
-                module.Config, args, markers=(tyro.conf.FlagConversionOff,)
-            )
-    except SystemExit as error:
-        lines = re.findall(r"│ (.*) │", said.getvalue().partition("│ ──")[0])
-        raise ValueError(" ".join(" ".join(lines).split())) from error
+    found = cli.parse(module.Config, args, markers=(tyro.conf.FlagConversionOff,))
     found.check_needs()
     return found
 
