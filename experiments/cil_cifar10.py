@@ -294,6 +294,9 @@ def main(cfg: Config) -> dict[str, Any]:
         raise ValueError(
             f"`--seeds {cfg.seeds}` needs a head that does not grow: leave `--capacity` out, or make it {tasks.num_columns}."
         )
+    steps = common.num_steps(cfg, rebuild.shapes_of(dataset))
+    common.check_batch(cfg.batch_size, len(dataset.train.labels))
+    common.check_size(cfg, single, dataset, steps)
     trainer, key = common.keys(cfg, single)
     run = common.open_run(cfg)
     schedule = jsnn.Schedule(cfg.log_every, checkpoint_seconds=cfg.checkpoint_seconds)

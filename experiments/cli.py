@@ -235,7 +235,8 @@ def _parsed(kind: Any, args: Sequence[str], **options: Any) -> Any:
         first, *more = (" ".join(re.findall(r"│ (.*?) *│", p)).split() for p in parts)
         meant = [p for p in more if p[:3] == ["Perhaps", "you", "meant:"]]
         similar = dict.fromkeys(w for p in meant for w in p if w.startswith("--"))
-        text = " ".join(first).rstrip(".")
+        text = " ".join(first).removeprefix(f"Error parsing {kind.__name__}: ")
+        text = text.rstrip(".")
         text += f" (similar: {', '.join(similar)})" if similar else ""
         raise ValueError(f"{text}. `--help` lists all flags.") from None
 

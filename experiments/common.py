@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jsnn import check, data, encoders, metrics
+from jsnn import check, data, encoders, memory, metrics
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
-from jsnn.train import rebuild, runs, saved, supervised
+from jsnn.train import rebuild, runs, saved, size, supervised
 from jsnn.train.fitted import Fitted
 from jsnn.train.loop import Schedule, fit
 from jsnn.train.program import Program
-from jsnn.train.trainer import Trainer, start
+from jsnn.train.trainer import Trainer
 from jsnn.train.transform import over_seeds, seed_keys
 
 from . import cli, flags
@@ -88,8 +88,70 @@ def check_batch(batch_size: int, num_train: int) -> None:
     check.whole("batch_size", batch_size, 1, num_train, remedy=remedy)
 
 
+# Flags of which the memory of a training depends.
+_SIZES = ("timesteps", "duration", "batch_size", "hidden", "width", "buffer", "capacity", "seeds", "seeds_at_once", "max_spikes", "max_events", "num_train")  # fmt: skip
+
+
+def check_size(cfg: Any, trainer: Trainer, dataset: Dataset, steps: float = 1) -> None:
+    """Refuses a training that cannot fit memory, or has more steps than can be counted, before a run is made.
+
+    Args:
+      cfg: of the script.
+      trainer: of one seed.
+      dataset: its data.
+      steps: T.
+
+    Raises:
+      ValueError: if so; it names the largest of the script's sizes.
+    """
+    given = {n: x for n in _SIZES if (x := getattr(cfg, n, None)) is not None}
+    number = {n: max(x, default=0) if isinstance(x, tuple) else x for n, x in given.items()}  # fmt: skip
+    largest = max(number, key=lambda n: number[n], default=None)
+    blamed = f" The largest of its sizes is `{flags.shown(largest, given[largest])}`." if largest else ""  # fmt: skip
+    samples, batch = len(dataset.train.labels), getattr(cfg, "batch_size", 1)
+    epochs = getattr(cfg, "epochs_per_task", None) or cfg.epochs or 1
+    epochs = max(epochs) if isinstance(epochs, tuple) else epochs
+    if epochs * max(1, samples // batch) >= 2**31:
+        raise ValueError(
+            f"`--epochs{'-per-task' * hasattr(cfg, 'epochs_per_task')} {epochs}` make more steps than can be counted in 32 bits. Choose fewer."
+        )
+    try:
+        outputs = int(4 * steps * min(batch, samples))
+        if outputs > memory.free_bytes():
+            raise ValueError(
+                f"This training does not fit memory: one number a step for each sample of a batch would take {memory.gigabytes(outputs)}. Make the number "
+                "of steps or the batch smaller."
+            )
+        key: Any = jax.eval_shape(lambda: jax.random.key(0))
+        if (seeds := getattr(cfg, "seeds", 1)) > 1:
+            trainer = over_seeds(trainer, at_once=cfg.seeds_at_once)
+            key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), seeds))
+        seen = None
+        if trainer.order is not None:
+            seen = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+                supervised.prepare(dataset),
+            )
+        size.check_memory(trainer, seen, key)
+    except ValueError as error:
+        raise ValueError(f"{error}{blamed}") from error
+
+
+def check_points(name: str, count: int) -> None:
+    """Refuses more points than memory holds while they are drawn.
+
+    Raises:
+      ValueError: if so.
+    """
+    if (needed := 64 * count) > memory.host_bytes():
+        raise ValueError(
+            f"`{name} {count}` points take {memory.gigabytes(needed)}, where {memory.gigabytes(memory.host_bytes())} of memory are free. Choose fewer."
+        )
+
+
 def decayed(step_size: Any, factor: Any, every: int) -> Any:
     """A schedule that multiplies the step size by a factor every so many steps. Optax's own compares the factor with zero, which a traced one cannot be."""
+    every = min(every, 2**31 - 1)  # steps are counted in 32 bits
     return lambda step: step_size * factor ** (step // every)
 
 
@@ -140,16 +202,19 @@ class Trained(NamedTuple):
     model: Any
 
 
-def train(cfg: cli.Supervised, trainer: Trainer, dataset: Dataset) -> Trained:
+def train(
+    cfg: cli.Supervised, trainer: Trainer, dataset: Dataset, steps: float = 1
+) -> Trained:
     """Trains all seeds through the run folder `cfg.out`, evaluates on the test set, and keeps the model of the first seed there.
 
     Args:
       cfg: of the script.
       trainer: of one seed.
       dataset: its validation samples, if any, are looked at during training instead of the test set.
+      steps: T.
     """
+    check_size(cfg, trainer, dataset, steps)  # a wrong shape fails here as well
     trainer, key = keys(cfg, trainer)
-    jax.eval_shape(lambda key: start(trainer, key), key)  # a wrong shape fails here
     run = open_run(cfg)
     schedule = Schedule(cfg.log_every, cfg.eval_every, cfg.checkpoint_seconds)
     fitted = fit(

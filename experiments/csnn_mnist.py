@@ -232,7 +232,9 @@ def main(cfg: Config) -> dict[str, Any]:
     mesh = cfg.devices(cfg.batch_size)
     dataset = common.load(cfg)
     shapes = rebuild.shapes_of(dataset)
-    trained = common.train(cfg, trainer_for(cfg, shapes, mesh=mesh), dataset)
+    trainer = trainer_for(cfg, shapes, mesh=mesh)
+    steps = common.num_steps(cfg, shapes)
+    trained = common.train(cfg, trainer, dataset, steps)
     if not meshes.is_primary():
         return {}
     images, labels = dataset.test

@@ -188,10 +188,10 @@ def main(cfg: Config) -> dict[str, Any]:
     mesh = cfg.devices(cfg.batch_size)
     dataset = common.load(cfg)
     shapes = rebuild.shapes_of(dataset)
-    trained = common.train(cfg, trainer_for(cfg, shapes, mesh=mesh), dataset)
+    steps = networks.num_steps(cfg, shapes)
+    trained = common.train(cfg, trainer_for(cfg, shapes, mesh=mesh), dataset, steps)
     if not meshes.is_primary():
         return {}
-    steps = networks.num_steps(cfg, shapes)
     save_figures(cfg, trained, make_design(cfg, shapes), dataset, steps * cfg.dt)
     return common.finish(cfg, trained, dataset, timesteps=steps)
 

@@ -112,6 +112,8 @@ def points_of(name: str, size: int | None = None) -> data.Split:
 def load(cfg: Config) -> data.Dataset:
     """The published splits."""
     held = cfg.num_validation
+    common.check_points("--num-validation", held)
+    common.check_points("--num-train", cfg.num_train)
     return data.Dataset(
         "yinyang",
         points_of("train", cfg.num_train),
@@ -157,7 +159,8 @@ def main(cfg: Config) -> dict[str, Any]:
     dataset = load(cfg)
     trainer = trainer_for(cfg, rebuild.shapes_of(dataset), mesh=mesh)
     try:
-        trained = common.train(cfg, trainer, dataset)
+        steps = cfg.duration / cfg.dt if cfg.solver == "grid" else 1
+        trained = common.train(cfg, trainer, dataset, steps)
     except FloatingPointError as error:
         if cfg.solver == "grid":
             raise

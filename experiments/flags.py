@@ -11,8 +11,9 @@ from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 from jsnn import check
 
 # Kinds of numbers: a flag's type says its range, as an interval that `jsnn.check` reads.
-Count = Annotated[int, "[1, inf)"]
-Natural = Annotated[int, "[0, inf)"]
+# Steps and samples are counted in 32 bits.
+Count = Annotated[int, "[1, 2147483647]"]
+Natural = Annotated[int, "[0, 2147483647]"]
 Seed = Annotated[int, "[0, 4294967295]"]
 Positive = Annotated[float, "(0, inf)"]
 NotNegative = Annotated[float, "[0, inf)"]

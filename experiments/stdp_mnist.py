@@ -301,6 +301,7 @@ def main(cfg: Config) -> dict[str, Any]:
         dataset.image_shape, dataset.num_classes, len(dataset.train.labels)
     )
     trainer = trainer_for(cfg, shapes)
+    common.check_size(cfg, trainer, dataset)
     config = cli.decisive(cfg) | {"epochs": network.epochs[: len(network.blocks)]}
     names = ("data", "seed", "ratio", "augment", "flips", "num_validation")
     layers = finished.Layers(

@@ -239,9 +239,8 @@ def main(cfg: Config) -> dict[str, Any]:
 
 def _check(cfg: Config, program: sweep.Program, member: search.Member) -> None:
     """Refuses a chunk or a metric that cannot be, before the folder is made and anything is compiled."""
-    if cfg.chunk is not None:
-        each = -(-cfg.chunk // jax.local_device_count())
-        sweep.check_memory(program, member, each, sweep.free_bytes())
+    each = -(-(cfg.chunk or 1) // jax.local_device_count())
+    sweep.check_memory(program, member, each, sweep.free_bytes())
     if cfg.metric is not None:
         sweep.check_metric(program, member, cfg.metric)
 

@@ -18,7 +18,7 @@ from jsnn import check
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
 from jsnn.train import bar as bars
-from jsnn.train import feed, rows, runs, stop
+from jsnn.train import feed, rows, runs, size, stop
 from jsnn.train import trainer as trainers
 from jsnn.train.clock import Clock
 from jsnn.train.fitted import Fitted
@@ -137,6 +137,7 @@ class _Session:
     def train(self, data: Any, key: jax.Array, stream: bool | None) -> Fitted:
         """All phases, or those that are left."""
         trainer = self.trainer
+        size.check_memory(trainer, None, key)
         state = self.run.restore(*self._templates(key))
         self.run.rewind(int(state.step))
         self.unlogged = self.run.unlogged(int(state.step))

@@ -9,6 +9,8 @@ import numpy as np
 
 from jsnn import check
 
+_MOST = 1_000_000  # runs of a sweep
+
 
 class Axis(NamedTuple):
     """One parameter and what it takes: `values`, or a range (`scale`, `low`, `high`) to draw from."""
@@ -60,6 +62,8 @@ def _range(scale: str, name: str, low: float, high: float, count: int | None) ->
         return Axis(name, (), scale, low, high)
     if count < 2:
         raise ValueError(f"{given}: a range needs at least 2 values, got {count}.")
+    if count > _MOST:
+        raise ValueError(f"{given}: at most {_MOST} values, got {count}.")
     spaced = np.linspace if scale == "linear" else np.geomspace
     return Axis(name, tuple(map(float, spaced(low, high, count))))
 
@@ -76,6 +80,7 @@ def grid(axes: Sequence[Axis], seeds: Sequence[int]) -> list[Member]:
             raise ValueError(
                 f"`--{axis.scale}-range {axis.name} {axis.low:g} {axis.high:g}`: a grid needs the number of values behind it. To draw from the range, ask for --samples."
             )
+    _check_count(seeds, math.prod(len(axis.values) for axis in axes))
     combinations = itertools.product(*(axis.values for axis in axes))
     names = [axis.name for axis in axes]
     return [
@@ -98,6 +103,7 @@ def sample(
     """
     _check(axes, seeds)
     num_samples = check.whole("--samples", num_samples, 1)
+    _check_count(seeds, num_samples)
     rng = np.random.default_rng(seed)
 
     def draw(axis: Axis) -> Any:
@@ -109,6 +115,14 @@ def sample(
 
     drawn = [{axis.name: draw(axis) for axis in axes} for _ in range(num_samples)]
     return [Member(values, seed) for values in drawn for seed in seeds]
+
+
+def _check_count(seeds: Sequence[int], settings: int) -> None:
+    count = len(seeds) * settings
+    if count > _MOST:
+        raise ValueError(
+            f"`--seeds {len(seeds)}` and {settings} settings make {count} runs; a sweep takes at most {_MOST}. Choose fewer seeds, values or `--samples`."
+        )
 
 
 def _check(axes: Sequence[Axis], seeds: Sequence[int]) -> None:

@@ -4,6 +4,11 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,3 +54,9 @@ def changed(before: Snapshot, after: Snapshot) -> str:
     """Names of what differs, or nothing."""
     names = before.keys() | after.keys()
     return ", ".join(n for n in sorted(names) if before.get(n) != after.get(n))
+
+
+def chosen(cases: Sequence[T], seed: int, share: float) -> list[T]:
+    """So many of the cases, in an order that the seed decides."""
+    mixed = random.Random(seed).sample(list(cases), len(cases))
+    return mixed[: max(1, round(share * len(cases)))]
