@@ -231,8 +231,10 @@ def _parsed(kind: Any, args: Sequence[str], **options: Any) -> Any:
     except SystemExit as error:
         if error.code in (None, 0):  # --help
             raise
-        parts = re.split(r"│ ─+ │", said.getvalue())
-        first, *more = (" ".join(re.findall(r"│ (.*?) *│", p)).split() for p in parts)
+        # A title, then parts between rules; the box is drawn, or there is none.
+        lines = [line.strip(" │╭╮╰╯") for line in said.getvalue().splitlines()]
+        text = "\n".join("" if {*line} <= {*"─-"} else line for line in lines[1:])
+        first, *more = (part.split() for part in re.split(r"\n\n+", text.strip()))
         meant = [p for p in more if p[:3] == ["Perhaps", "you", "meant:"]]
         similar = dict.fromkeys(w for p in meant for w in p if w.startswith("--"))
         text = " ".join(first).removeprefix(f"Error parsing {kind.__name__}: ")

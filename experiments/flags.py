@@ -99,6 +99,10 @@ def check_ranges(config: Any) -> None:
                 check.number(name(field), x, interval)
                 continue
             low, high = interval[1:-1].split(",")
+            if interval in (get_args(Count)[1], get_args(Natural)[1]):
+                check.whole(
+                    name(field), x, int(low)
+                )  # and only then the bound of 32 bits
             check.whole(name(field), x, int(low), None if "inf" in high else int(high))
 
 

@@ -102,9 +102,21 @@ def mend(path: pathlib.Path) -> None:
     write(path, kept)
 
 
+def parsed(text: str | bytes) -> Any:
+    """What JSON stands for.
+
+    Raises:
+      ValueError: if it is none, or is nested beyond what Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def _is_object(line: bytes) -> bool:
     try:
-        found: Any = json.loads(line)
+        found = parsed(line)
     except ValueError:
         return False
     return isinstance(found, dict)

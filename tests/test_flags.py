@@ -307,6 +307,47 @@ def test_seeds_up_to_the_last():
             module.Config(OUT, seed=last - 2, seeds=4)
 
 
+@pytest.mark.parametrize(
+    ("script", "given", "words"),
+    [
+        ("csnn_mnist", {"timesteps": 2 * 10**9}, "`--timesteps 2000000000`"),
+        ("csnn_mnist", {"network": "mlp", "hidden": (2 * 10**9,)}, "`--hidden 20"),
+        ("csnn_mnist", {"epochs": 2 * 10**9}, "`--epochs 2000000000` make more steps"),
+        ("csnn_mnist", {"seeds": 2 * 10**9}, "`--seeds 2000000000`"),
+        ("eventprop_yinyang", {"num_train": 10**9}, "`--num-train 1000000000`"),
+        ("eventprop_yinyang", {"duration": 1e9}, "`--duration 1000000000.0`"),
+        ("cil_cifar10", {"method": "er", "buffer": 2 * 10**9}, "`--buffer 20"),
+        ("cil_cifar10", {"batch_size": 10**6}, "`--batch-size` must lie between 1 and"),
+        ("cil_cifar10", {"timesteps": 2 * 10**9}, "`--timesteps 2000000000`"),
+    ],
+)
+def test_sizes_beyond_memory_are_refused_before_anything_is_allocated(
+    script, given, words, tmp_path
+):
+    module, out = SCRIPTS[script], tmp_path / "run"
+    sets = {"data": "digits"} if "data" in module.Config.__dataclass_fields__ else {}
+    with pytest.raises(ValueError, match=words) as error:
+        module.main(module.Config(out, **sets, **given))
+    assert "\n" not in str(error.value)
+    assert not out.exists()
+
+
+def test_what_the_parser_refuses_is_one_line(capsys):
+    for text, words in {
+        "--epochs abc": "--epochs.*'abc'",
+        "--epcohs 3": "--epcohs.*similar: --epochs",
+        "--recipe nonsense": "nonsense.*--recipe",
+        "--epochs": "--epochs",
+    }.items():
+        with pytest.raises(ValueError, match=words) as error:
+            asked("csnn_mnist", text)
+        assert "\n" not in str(error.value)
+    for none in ([], ["--out", ""], ["--out="]):
+        with pytest.raises(ValueError, match="--out"):
+            cli.parse(csnn_mnist.Config, none)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_reuse_of_what_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"`--reuse .*nothing` is no folder"):
         stdp_mnist.Config(OUT, reuse=(tmp_path / "nothing",))

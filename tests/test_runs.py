@@ -204,6 +204,7 @@ def test_another_configuration_is_refused_by_name(tmp_path):
         b"{",
         b"[]",
         b'{"config": {}}',
+        b"[" * 5000,
         b'{"experiment": "test", "config": 3}',
         b"\xff",
     ],

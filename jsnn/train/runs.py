@@ -266,7 +266,7 @@ class Run:
             ) from error
         for number, line in enumerate(lines, 1):
             try:
-                found.append(dict(json.loads(line)))
+                found.append(dict(files.parsed(line)))
             except (ValueError, TypeError) as error:
                 if number == len(lines):
                     break
@@ -356,7 +356,7 @@ def _record(path: pathlib.Path) -> dict[str, Any]:
       OSError: if it cannot be read.
     """
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(files.parsed(path.read_bytes()))
     except (ValueError, TypeError) as error:
         raise RunError(
             f"{path} is damaged or no run's ({error}): no run can go on from it. Choose another folder."

@@ -57,7 +57,7 @@ class Disk:
     def heard(self, event: str, args: tuple[Any, ...]) -> None:
         """Of the interpreter: what is about to happen."""
         if event == "open":
-            path, mode, flags = args
+            path, _, flags = args
             writes = (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
             if writes and self.inside(path):
                 self.step()
