@@ -319,7 +319,6 @@ def finish(
     """Writes pictures, model and summary; of several seeds, pictures and model of the first."""
     first = None if cfg.seeds == 1 else 0
     result = report.result(tasks, fitted.rows, fitted.found, first)
-    continual_figures.save(run.out, run.rows(), result, dataset.class_names)
     model: Any = fitted.model
     if first is not None:
         model = jax.tree.map(lambda x: x[first], model)
@@ -331,7 +330,7 @@ def finish(
         keys = [jax.random.key(cfg.seed + k) for k in range(cfg.seeds)]
         at_random = [continual.untrained(trainer, tasks, put, key) for key in keys]
     figures = report.summary(tasks, fitted.rows, fitted.found, cfg.seeds, at_random)
-    return run.finish(
+    summary = run.finish(
         {
             **common.asked(cfg, "data recipe method tasks buffer seed seeds"),
             **common.asked(cfg, "epochs_per_task network"),
@@ -342,6 +341,8 @@ def finish(
             **common.costs(fitted),
         }
     )
+    continual_figures.save(run.out, run.rows(), result, dataset.class_names)
+    return summary
 
 
 if __name__ == "__main__":

@@ -241,6 +241,16 @@ def main(cfg: Config) -> dict[str, Any]:
     first = jax.tree.map(lambda x: x[0], trained.found)
     graphdef = make_network(cfg, shapes).graphdef
     some = encoder(cfg)(jnp.asarray(images[:64]))
+    # The result first: it stays if a figure cannot be written.
+    result = common.finish(
+        cfg,
+        trained,
+        dataset,
+        timesteps=common.num_steps(cfg, shapes),
+        roc_auc=metrics.roc_auc(first.scores, labels, absent="skip"),
+        **_spending(graphdef, trained.model, some),
+        **common.neurobench(graphdef, trained.model, some),
+    )
     report.save_figures(
         trained.run.out,
         graphdef,
@@ -251,15 +261,7 @@ def main(cfg: Config) -> dict[str, Any]:
         encode=encoder(cfg),
         class_names=dataset.class_names,
     )
-    return common.finish(
-        cfg,
-        trained,
-        dataset,
-        timesteps=common.num_steps(cfg, shapes),
-        roc_auc=metrics.roc_auc(first.scores, labels, absent="skip"),
-        **_spending(graphdef, trained.model, some),
-        **common.neurobench(graphdef, trained.model, some),
-    )
+    return result
 
 
 if __name__ == "__main__":

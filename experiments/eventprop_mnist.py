@@ -192,8 +192,9 @@ def main(cfg: Config) -> dict[str, Any]:
     trained = common.train(cfg, trainer_for(cfg, shapes, mesh=mesh), dataset, steps)
     if not meshes.is_primary():
         return {}
+    result = common.finish(cfg, trained, dataset, timesteps=steps)
     save_figures(cfg, trained, make_design(cfg, shapes), dataset, steps * cfg.dt)
-    return common.finish(cfg, trained, dataset, timesteps=steps)
+    return result
 
 
 def save_figures(

@@ -172,8 +172,7 @@ def main(cfg: Config) -> dict[str, Any]:
         return {}
     prediction, test = np.asarray(trained.found.label), dataset.test
     accuracy = (prediction == test.labels).mean(1)
-    save_figures(cfg, trained, test, prediction[0])
-    return trained.run.finish(
+    result = trained.run.finish(
         {
             "dataset": "yinyang",
             **common.asked(cfg, "solver hidden delays seed seeds epochs"),
@@ -187,6 +186,8 @@ def main(cfg: Config) -> dict[str, Any]:
             **common.costs(trained.fitted),
         }
     )
+    save_figures(cfg, trained, test, prediction[0])
+    return result
 
 
 def save_figures(

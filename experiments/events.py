@@ -191,8 +191,10 @@ def main(cfg: Config) -> dict[str, Any]:
     trained = common.train(cfg, trainer_for(cfg, shapes, mesh=mesh), dataset)
     if not meshes.is_primary():
         return {}
+    more = {"fold": cfg.fold, "timesteps": cfg.timesteps}
+    result = common.finish(cfg, trained, dataset, **more)
     save_figures(cfg, trained, dataset, shapes)
-    return common.finish(cfg, trained, dataset, fold=cfg.fold, timesteps=cfg.timesteps)
+    return result
 
 
 def save_figures(

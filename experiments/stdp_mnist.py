@@ -324,7 +324,6 @@ def main(cfg: Config) -> dict[str, Any]:
     fitted.about = rebuild.about(cfg.of.script, cli.decisive(cfg), shapes)
     fitted.save(cfg.out / rebuild.MODEL)
     found, labels = fitted.predict(dataset.test.images), dataset.test.labels
-    write_figures(cfg, fitted, chosen(cfg, dataset), found)
     rewarded = [r for r in fitted.rows if r["layer"] == "decision"]
     if network.decision:
         run.write("history.csv", stdp_figures.history(rewarded))
@@ -332,7 +331,7 @@ def main(cfg: Config) -> dict[str, Any]:
     best = getattr(fitted.state.own, "epoch", epochs)
     looks = [r["accuracy"] for r in rewarded if r["split"] == "validation"]
     quality = metrics.classification_report(found.label, labels, dataset.num_classes)
-    return run.finish(
+    result = run.finish(
         {
             **common.asked(cfg, "data seed"),
             "model": cfg.recipe,
@@ -349,6 +348,8 @@ def main(cfg: Config) -> dict[str, Any]:
             **common.costs(fitted),
         }
     )
+    write_figures(cfg, fitted, chosen(cfg, dataset), found)
+    return result
 
 
 def write_figures(

@@ -265,11 +265,10 @@ def finish(
     none = {metric: float("nan"), f"{metric}_ci95": float("nan")}
     table = [none | row for row in table]
     figure = sweep_figures.draw(table, names, metric)
-    figures.save_all({"sweep": figure}, cfg.out)
     sign = -1 if any(word in metric for word in _SMALL_IS_GOOD) else 1
     best = max(table, key=lambda row: np.nan_to_num(sign * row[metric], nan=-np.inf))
     failed = sum(row["failed"] for row in rows)
-    return run.finish(
+    result = run.finish(
         {
             "swept_experiment": cfg.experiment,
             "runs": len(rows),
@@ -280,6 +279,8 @@ def finish(
             "wall_seconds": sum(row["run_seconds"] for row in run.rows()),
         }
     )
+    figures.save_all({"sweep": figure}, cfg.out)
+    return result
 
 
 if __name__ == "__main__":

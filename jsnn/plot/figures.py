@@ -83,8 +83,8 @@ def save_all(
                 files.write(path, lambda file, f=figure: f.savefig(file, **options))
         except OSError as error:
             raise RunError(
-                f"The figure {path} could not be written ({error.strerror}). What was computed before it is kept: free some space, and run again with "
-                "--resume to draw it."
+                f"The figure {path} could not be written ({error.strerror}). What was computed before it is kept, and so is the result: free some space, and "
+                f"draw it by `jsnn report {folder}`, or by the same command with --resume."
             ) from error
 
 

@@ -1,13 +1,12 @@
 """Finished and unfinished runs, read from their folders: to list them, to compare them, to report on them."""
 
-import json
 import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from jsnn import check
+from jsnn import check, files
 from jsnn.train.runs import RunError
 
 # Of a summary: where a result comes from.
@@ -43,7 +42,7 @@ class Folder(NamedTuple):
         found = []
         for line in lines:
             try:
-                found.append(dict(json.loads(line)))
+                found.append(dict(files.parsed(line)))
             except (ValueError, TypeError):
                 continue
         return found
@@ -64,10 +63,10 @@ def read(path: check.Path) -> Folder:
     path = check.path("path", path)
     file = path / "config.json"
     try:
-        known = dict(json.loads(file.read_bytes()))
+        known = dict(files.parsed(file.read_bytes()))
         config, experiment = dict(known.pop("config")), str(known.pop("experiment"))
         file = path / "summary.json"
-        summary = dict(json.loads(file.read_bytes())) if file.exists() else {}
+        summary = dict(files.parsed(file.read_bytes())) if file.exists() else {}
     except FileNotFoundError as error:
         raise RunError(
             f"{path} holds no run: there is no config.json in it. Name a folder that was given to --out."
@@ -80,9 +79,9 @@ def read(path: check.Path) -> Folder:
 
 
 def _folders(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    for place, inner, files in os.walk(root):
+    for place, inner, names in os.walk(root):
         inner[:] = sorted(set(inner) - _INSIDE)
-        if "config.json" in files:
+        if "config.json" in names:
             yield pathlib.Path(place)
 
 

@@ -117,6 +117,21 @@ def from_run(folder: pathlib.Path, trainer: Trainer | None) -> fitted.Fitted:
     return fitted.load(folder / MODEL, trainer)
 
 
+def config_of(name: str, values: Mapping[str, Any]) -> Any:
+    """The config of a script with flags as a run's config.json holds them.
+
+    Raises:
+      ModelError: if this version of the script does not know them.
+    """
+    script = commands.script(name)
+    try:
+        return _config(script.Config, script.Config.of.upgrade(values))
+    except (KeyError, TypeError, ValueError) as error:
+        raise saved.ModelError(
+            f"A run of another version of `{name}`, whose flags this one does not know ({error})."
+        ) from error
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]

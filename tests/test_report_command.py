@@ -1,0 +1,63 @@
+"""`jsnn report DIR` draws again what a run drew; a result stays where its pictures cannot be written."""
+
+import errno
+import json
+import os
+import shutil
+
+import pytest
+
+from experiments import csnn_mnist, report
+from jsnn import files
+from jsnn.train.runs import RunError
+
+FLAGS = {
+    "data": "digits",
+    "network": "mlp",
+    "hidden": (8,),
+    "timesteps": 2,
+    "batch_size": 512,
+    "progress": False,
+}
+DRAWN = {"curves.png", "raster.png", "membranes.png", "confusion.png"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that could not write its figures."""
+    out, write = tmp_path_factory.mktemp("runs") / "run", files.write
+
+    def to_full_disk(path, content):
+        if path.suffix == ".png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "write", to_full_disk)
+        with pytest.raises(RunError, match=r"png could not be written.*jsnn report"):
+            csnn_mnist.main(csnn_mnist.Config(out, **FLAGS))
+    return out
+
+
+def test_a_result_stays_if_the_pictures_fail_and_they_are_drawn_later(finished):
+    result = json.loads((finished / "summary.json").read_text())
+    model = (finished / "model.safetensors").read_bytes()
+    rows = (finished / "metrics.jsonl").read_bytes()
+    assert not DRAWN & {p.name for p in finished.iterdir()}
+    again = report.main(report.Config(finished))
+    assert {p.name for p in finished.iterdir()} >= DRAWN
+    assert again["test_accuracy"] == result["test_accuracy"]
+    assert (finished / "model.safetensors").read_bytes() == model
+    assert (finished / "metrics.jsonl").read_bytes() == rows
+
+
+def test_what_has_not_finished_or_is_no_run_is_refused(finished, tmp_path):
+    with pytest.raises(RunError, match="holds no run"):
+        report.main(report.Config(tmp_path))
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "model.safetensors").unlink()
+    before = sorted(out.rglob("*"))
+    with pytest.raises(RunError, match=r"has not finished.*--resume"):
+        report.main(report.Config(out))
+    assert sorted(out.rglob("*")) == before
