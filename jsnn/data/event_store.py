@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -164,7 +165,8 @@ def device_events(stored: Stored, sensor: tuple[int, int]) -> Events:
     columns = {}
     for name in ("t_us", "x", "y", "p"):
         if name in names:
-            columns[name] = jnp.asarray(_column(stored.rows, name))
+            column = jnp.asarray(_column(stored.rows, name))
+            columns[name] = jax.block_until_ready(column)  # the host's copy may go
         else:
             columns[name] = jnp.zeros(total, jnp.uint8)
     return Events(
