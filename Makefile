@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs setup format clean
+.PHONY: demo test docs browse setup format clean
 
 demo: setup  ## train small spiking networks on bundled digits and write a report
 	$(BIN)/python -m experiments.demo --out demo
@@ -12,6 +12,9 @@ test: setup  ## lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/pytest -n 2
+
+browse:  ## looks at the built site in headless Chromium
+	$(BIN)/python docs/_ext/browse.py
 
 docs: setup $(VENV)/.docs  ## the site, in docs/_build/html; runs the code of every page
 	$(BIN)/python -m sphinx -W --keep-going -j 2 -b html docs docs/_build/html

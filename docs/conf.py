@@ -52,6 +52,7 @@ nb_merge_streams = True
 nb_output_stderr = "warn"
 os.environ["PYTHONPATH"] = str(HERE.parent)
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JSNN_CACHE"] = str(HERE / "_build" / "data")  # and not the user's
 
 # The look
 html_theme = "furo"

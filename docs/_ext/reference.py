@@ -118,6 +118,10 @@ def signature(value: Any) -> str:
     """Names and defaults, without types."""
     try:
         found = inspect.signature(value)
+        if inspect.isclass(value) and [*found.parameters] == ["args", "kwargs"]:
+            found = inspect.signature(
+                value.__init__
+            )  # a layer's, which its metaclass hides
     except (ValueError, TypeError):
         return "()"
     parts = []
