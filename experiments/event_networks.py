@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .events import Config
 
 Values = Mapping[str, Any]
+_VOLTAGES = {"max": eventprop_losses.max_voltage, "mean": eventprop_losses.mean_voltage}
 
 
 def sensor_of(shapes: Shapes) -> tuple[int, int]:
@@ -184,9 +185,10 @@ def encoder(cfg: "Config", shapes: Shapes) -> Callable[..., Any]:
 
 def make_task(cfg: "Config", shapes: Shapes, network: Network) -> tasks.Task:
     """What is made of recordings, the network, and the meaning of its output."""
+    voltage = _VOLTAGES[cfg.read_out or "mean"]
     exact = {
-        "loss": eventprop_losses.ce_max_voltage,
-        "read_out": eventprop_losses.max_voltage,
+        "loss": lambda v, labels: eventprop_losses.cross_entropy(voltage(v), labels),
+        "read_out": voltage,
     }
     usual = {"loss": losses.ce_mean_membrane, "read_out": readout.mean_membrane}
     return tasks.classifier(

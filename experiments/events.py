@@ -36,6 +36,7 @@ _SURROGATE: dict[str, Any] = {
 }  # fmt: skip
 _EXACT = _SURROGATE | {
     "timesteps": 30, "most": 1.0, "learning_rate": 5e-3, "dropout": 0.0, "tau_m": 40.0, "tau_s": 10.0, "min_slope": 1.0,
+    "read_out": "mean",
 }  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
     "conv": _SURROGATE | {"hidden": (32, 64, 64)},
@@ -94,6 +95,8 @@ class Config(cli.Data, cli.Supervised):
     """EventProp: synaptic time constant, in ms."""
     min_slope: flags.Positive | None = None
     """EventProp: floor of tau_m dV/dt at a spike in the backward pass, in thresholds; heuristic."""
+    read_out: Literal["max", "mean"] | None = None
+    """EventProp: what counts of the output membranes, their largest value or their mean."""
     dropout: Annotated[float, "[0, 1)"] = cli.OF_RECIPE
     """Share of the hidden neurons (surrogate gradients) or inputs (EventProp) dropped in training."""
     turn: Annotated[float, "[0, 180]"] = cli.OF_RECIPE

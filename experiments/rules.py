@@ -116,7 +116,7 @@ EVENTS = Rules(
         Needs("folds", lambda c: c.fold is not None, "--fold"),
         Needs("duration", lambda c: not c.by_count, "steps of equal length: leave --by-count out"),
         Needs("beta threshold", lambda c: not c.exact, "a --recipe of surrogate gradients"),
-        Needs("tau_m tau_s min_slope", lambda c: c.exact, "a --recipe of EventProp"),
+        Needs("tau_m tau_s min_slope read_out", lambda c: c.exact, "a --recipe of EventProp"),
         Needs("by_count", lambda c: not c.exact, "a --recipe of surrogate gradients: EventProp asks when an event comes"),
     ),
 )

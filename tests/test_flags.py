@@ -51,7 +51,7 @@ FIRST = {
     "read_out batch_norm statistics epochs_per_task batch_size learning_rate keep_optimizer augment capacity evaluate_unseen seed log_every",
     "stdp_mnist": "recipe epochs data seed ratio augment flips window num_validation",
     "events": "recipe data sensor fold folds seed seeds seeds_at_once epochs batch_size learning_rate weight_decay timesteps duration by_count most downsample "
-    "hidden beta threshold tau_m tau_s min_slope dropout turn resize shift drop log_every eval_every num_validation",
+    "hidden beta threshold tau_m tau_s min_slope read_out dropout turn resize shift drop log_every eval_every num_validation",
 }
 
 
