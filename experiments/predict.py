@@ -27,6 +27,7 @@ from jsnn import activity, data, layers
 from jsnn.data import event_files, events
 from jsnn.plot import events as event_figures
 from jsnn.plot import figures
+from jsnn.plot import sound as sound_figures
 from jsnn.plot import spikes as spike_figures
 from jsnn.plot import stdp as stdp_figures
 from jsnn.stdp import forward
@@ -255,6 +256,13 @@ def _of_recordings(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
     return spike_figures.raster(seen, activity.neuron_names(graphdef, model))
 
 
+def _of_sound(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
+    """Sound: how strong each band is."""
+    heard = made.script.encoder(made.config, made.shapes)(x)
+    heard = heard.values if made.config.exact else heard
+    return sound_figures.spectrograms(np.asarray(heard), ["0"], samples=np.asarray(x))
+
+
 def _of_grid(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
     """EventProp on a grid: spikes of every layer."""
     from . import eventprop_networks
@@ -302,6 +310,7 @@ PICTURES: dict[str, Callable[[rebuild.Made, Any, jax.Array], "Figure"]] = {
     "eventprop_yinyang": _of_times,
     "stdp_mnist": _of_waves,
     "events": _of_recordings,
+    "sound": _of_sound,
 }
 
 

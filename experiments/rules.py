@@ -121,6 +121,18 @@ EVENTS = Rules(
     ),
 )
 
+SOUND = Rules(
+    "sound",
+    (
+        _DEVICES, _SEEDS,
+        Needs("data_dir", lambda c: c.data in c.sets, "a data set by name: files lie in no folder of sets"),
+        Needs("folds", lambda c: c.fold is not None, "--fold"),
+        Needs("beta", lambda c: not c.exact, "a --recipe of surrogate gradients"),
+        Needs("max_delay", lambda c: c.recipe == "delays", "--recipe delays"),
+        Needs("tau_m tau_s min_slope", lambda c: c.exact, "--recipe eventprop"),
+    ),
+)
+
 SWEEP = Rules(
     "sweep",
     (Needs("samples", lambda c: bool(c.vary or c.log_range or c.linear_range), "--vary, --log-range or --linear-range"),),

@@ -40,6 +40,7 @@ Experiment = Literal[
     "stdp_mnist",
     "cil_cifar10",
     "events",
+    "sound",
 ]
 _SMALL_IS_GOOD = ("loss", "forgetting", "silent")
 # What a sweep sets itself, or what has no effect in one.

@@ -21,6 +21,7 @@ from experiments import (
     events,
     flags,
     rules,
+    sound,
     stdp_mnist,
 )
 from experiments.demo.settings import Config as Demo
@@ -37,6 +38,7 @@ SCRIPTS = {
         cil_cifar10,
         stdp_mnist,
         events,
+        sound,
     )
 }
 # Flags that decide a result in the first version of each script that could be resumed. Runs older than any other know nothing of it.
@@ -52,6 +54,8 @@ FIRST = {
     "stdp_mnist": "recipe epochs data seed ratio augment flips window num_validation",
     "events": "recipe data sensor fold folds seed seeds seeds_at_once epochs batch_size learning_rate weight_decay timesteps duration by_count most downsample "
     "hidden beta threshold tau_m tau_s min_slope read_out dropout turn resize shift drop log_every eval_every num_validation",
+    "sound": "recipe data speaker fold folds seconds seed seeds seeds_at_once epochs batch_size learning_rate weight_decay timesteps bank bands floor gain hidden "
+    "beta max_delay tau_m tau_s min_slope dropout warp trim log_every eval_every num_validation",
 }
 
 
@@ -186,6 +190,12 @@ USELESS = {
         ({"recipe": "eventprop_conv", "beta": 0.1}, "--beta 0.1", "surrogate"),
         ({"recipe": "eventprop_conv", "by_count": True}, "--by-count", "surrogate"),
         ({"tau_m": 9.0}, "--tau-m 9.0", "EventProp"),
+    ],
+    "sound": [
+        ({"folds": 3}, "--folds 3", "--fold"),
+        ({"max_delay": 3}, "--max-delay 3", "--recipe delays"),
+        ({"recipe": "eventprop", "beta": 0.1}, "--beta 0.1", "surrogate"),
+        ({"tau_s": 9.0}, "--tau-s 9.0", "eventprop"),
     ],
 }
 
@@ -376,7 +386,7 @@ def test_old_names_of_flags_mean_the_same(script, old, new):
 
 
 @pytest.mark.parametrize(
-    "script", ["csnn_mnist", "eventprop_mnist", "cil_cifar10", "events"]
+    "script", ["csnn_mnist", "eventprop_mnist", "cil_cifar10", "events", "sound"]
 )
 def test_a_recipe_is_complete_in_any_order(script, capsys):
     """Its values are those of the flags left out, of the config that the library makes, and of `--help`."""

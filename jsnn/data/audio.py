@@ -207,7 +207,7 @@ def dataset(audio: Audio, test: np.ndarray, *, validation_takes: int = 0) -> Dat
     parts = [_part(audio, which) for which in (train, validation, test)]
     names: Sequence[str] = [str(i) for i in range(audio.num_classes)]
     held = parts[1] if validation.any() else None
-    return Dataset(audio.name, parts[0], held, parts[2], tuple(names))
+    return Dataset(audio.name, parts[0], held, parts[2], tuple(names), rate=audio.rate)
 
 
 def _part(audio: Audio, which: np.ndarray) -> Split:

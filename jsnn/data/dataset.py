@@ -41,6 +41,7 @@ class Dataset:
     test: Split
     class_names: tuple[str, ...]
     sensor: tuple[int, int] | None = None  # of event recordings: rows and columns
+    rate: int | None = None  # of sound: samples a second
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

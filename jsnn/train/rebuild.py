@@ -17,6 +17,7 @@ SCRIPTS = (
     "stdp_mnist",
     "cil_cifar10",
     "events",
+    "sound",
 )
 MODEL = "model.safetensors"
 
@@ -29,6 +30,7 @@ class Shapes(NamedTuple):
     num_train: int
     dtype: str = "uint8"
     sensor: tuple[int, int] | None = None  # of event recordings: rows and columns
+    rate: int | None = None  # of sound: samples a second
 
 
 def shapes_of(dataset: Dataset) -> Shapes:
@@ -40,6 +42,7 @@ def shapes_of(dataset: Dataset) -> Shapes:
         len(labels),
         str(inputs.dtype),
         dataset.sensor,
+        dataset.rate,
     )
 
 
