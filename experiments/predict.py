@@ -256,6 +256,13 @@ def _of_recordings(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
     return spike_figures.raster(seen, activity.neuron_names(graphdef, model))
 
 
+def _of_first_spikes(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
+    """STDP on recordings: when the neurons of every layer spike first."""
+    network = made.config.network(made.shapes)
+    maps = forward.spike_maps(network, model.layers, np.asarray(x[0]))
+    return stdp_figures.activation_maps(maps, network.frontend().num_steps)
+
+
 def _of_sound(made: rebuild.Made, model: Any, x: jax.Array) -> "Figure":
     """Sound: how strong each band is."""
     heard = made.script.encoder(made.config, made.shapes)(x)
@@ -310,6 +317,7 @@ PICTURES: dict[str, Callable[[rebuild.Made, Any, jax.Array], "Figure"]] = {
     "eventprop_yinyang": _of_times,
     "stdp_mnist": _of_waves,
     "events": _of_recordings,
+    "events_stdp": _of_first_spikes,
     "sound": _of_sound,
 }
 

@@ -121,6 +121,15 @@ EVENTS = Rules(
     ),
 )
 
+EVENTS_STDP = Rules(
+    "events_stdp",
+    (
+        Needs("data_dir", lambda c: c.data in {*c.sets} - {"digits_events"}, "a data set by name: digits_events and files lie in no folder of sets"),
+        Needs("sensor", lambda c: c.data not in c.sets, "--data FILE.npz: of data sets by name it is known"),
+        Needs("folds", lambda c: c.fold is not None, "--fold"),
+    ),
+)
+
 SOUND = Rules(
     "sound",
     (

@@ -16,13 +16,6 @@ from jsnn.train.trainer import start
 TINY = {"timesteps": 4, "duration": 40.0, "batch_size": 8, "epochs": 25, "learning_rate": 1e-2, "progress": False, "shift": 0, "turn": 0.0}  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """60 recordings of 30 events on a sensor of 12 x 12."""

@@ -19,6 +19,7 @@ from experiments import (
     eventprop_mnist,
     eventprop_yinyang,
     events,
+    events_stdp,
     flags,
     rules,
     sound,
@@ -38,6 +39,7 @@ SCRIPTS = {
         cil_cifar10,
         stdp_mnist,
         events,
+        events_stdp,
         sound,
     )
 }
@@ -54,6 +56,7 @@ FIRST = {
     "stdp_mnist": "recipe epochs data seed ratio augment flips window num_validation",
     "events": "recipe data sensor fold folds seed seeds seeds_at_once epochs batch_size learning_rate weight_decay timesteps duration by_count most downsample "
     "hidden beta threshold tau_m tau_s min_slope read_out dropout turn resize shift drop log_every eval_every num_validation",
+    "events_stdp": "data sensor fold folds seed num_validation timesteps step downsample features thresholds epochs doubling pool",
     "sound": "recipe data speaker fold folds seconds seed seeds seeds_at_once epochs batch_size learning_rate weight_decay timesteps bank bands floor gain hidden "
     "beta max_delay tau_m tau_s min_slope dropout warp trim log_every eval_every num_validation",
 }
@@ -190,6 +193,10 @@ USELESS = {
         ({"recipe": "eventprop_conv", "beta": 0.1}, "--beta 0.1", "surrogate"),
         ({"recipe": "eventprop_conv", "by_count": True}, "--by-count", "surrogate"),
         ({"tau_m": 9.0}, "--tau-m 9.0", "EventProp"),
+    ],
+    "events_stdp": [
+        ({"sensor": (9, 9)}, "--sensor 9 9", "--data FILE.npz"),
+        ({"folds": 3}, "--folds 3", "--fold"),
     ],
     "sound": [
         ({"folds": 3}, "--folds 3", "--fold"),

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped, UInt8
 
 from jsnn import check
+from jsnn.data import events
 from jsnn.precision import floating
 from jsnn.stdp import filters
 from jsnn.stdp.waves import check_num_steps, product
@@ -81,6 +82,50 @@ class Frontend:
             object.__setattr__(self, name, check.whole(name, getattr(self, name), 0))
         object.__setattr__(self, "num_steps", check_num_steps(self.num_steps))
         check.number("threshold", self.threshold, "[0, inf)")
+
+
+class EventFrontend(Frontend):
+    """What turns event recordings into spike times: each cell's first event of each polarity, on a grid of T steps.
+
+    >>> front = EventFrontend((34, 34), dt_us=7000.0)
+    >>> front.times(jnp.array([[[20_000, 7], [-1, -1]]])).shape  # a recording of one event
+    (1, 2, 34, 34)
+
+    Args:
+      sensor: rows and columns.
+      dt_us: length of a step in µs; a cell whose first event comes after the last step is silent.
+      num_steps: T.
+      downsample: cells along each side that make one.
+    """
+
+    def __init__(
+        self,
+        sensor: tuple[int, int],
+        *,
+        dt_us: float,
+        num_steps: int = 15,
+        downsample: int = 1,
+    ):
+        # A darker cell is drawn black, a brighter one white.
+        kernels = np.array([[[-1.0]], [[1.0]]], np.float32)
+        super().__init__(kernels, padding=0, threshold=0.0, radius=0, num_steps=num_steps)  # fmt: skip
+        size = tuple(check.whole("sensor", side, 1) for side in sensor)
+        object.__setattr__(self, "sensor", size)
+        object.__setattr__(self, "dt_us", check.static("dt_us", dt_us, "(0, inf)"))
+        downsample = check.whole("downsample", downsample, 1)
+        object.__setattr__(self, "downsample", downsample)
+
+    sensor: tuple[int, int]
+    dt_us: float
+    downsample: int
+
+    def times(self, rows: Array) -> UInt8[Array, "N 2 H W"]:
+        """First-spike times of recordings packed as rows `[N, L, 2]`, see `jsnn.data.events.pack`."""
+        batch = events.unpack(rows, self.sensor)
+        first = events.first_spikes(
+            batch, self.num_steps, self.dt_us, downsample=self.downsample
+        )
+        return jnp.moveaxis(first, -1, 1)
 
 
 def mnist_frontend() -> Frontend:

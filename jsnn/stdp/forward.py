@@ -87,8 +87,10 @@ def spike_times(network: Network, images: np.ndarray) -> UInt8[np.ndarray, "N C 
 def encoded(
     network: Network, images: Shaped[Array, "N H W *K"]
 ) -> UInt8[Array, "N C H2 W2"]:
-    """As `spike_times`, pure."""
+    """As `spike_times`, pure; or from recordings `[N, L, 2]`, if the front end is one of events."""
     frontend, first = network.frontend(), stages(network)[0][0]
+    if isinstance(frontend, encode.EventFrontend):
+        return layer.pooled(first, frontend.times(images), frontend.num_steps)
     if images.ndim == 4 and images.shape[-1] > 1:
         images = jnp.moveaxis(images, -1, 1)
     elif images.ndim == 4:

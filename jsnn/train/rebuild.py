@@ -17,6 +17,7 @@ SCRIPTS = (
     "stdp_mnist",
     "cil_cifar10",
     "events",
+    "events_stdp",
     "sound",
 )
 MODEL = "model.safetensors"
