@@ -42,7 +42,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "conv": _SURROGATE | {"hidden": (32, 64, 64)},
     "dense": _SURROGATE | {"hidden": (256,)},
     "recurrent": _SURROGATE | {"hidden": (256,), "timesteps": 20},
-    "eventprop_conv": _EXACT | {"hidden": (16, 32)},
+    "eventprop_conv": _EXACT
+    | {"hidden": (24, 48), "epochs": 60, "turn": 9.0, "resize": 0.09},
     "eventprop_dense": _EXACT | {"hidden": (256,)},
 }
 
