@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs browse setup format clean
+.PHONY: demo test docs browse setup format clean soak
 
 demo: setup  ## train small spiking networks on bundled digits and write a report
 	$(BIN)/python -m experiments.demo --out demo
@@ -22,6 +22,9 @@ docs: setup $(VENV)/.docs  ## the site, in docs/_build/html; runs the code of ev
 $(VENV)/.docs: docs/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
 	@touch $@
+
+soak: setup  ## kills, faults, damage and bad input for every script: about an hour; SOAK="--seed 3 --only kills" chooses
+	PYTHONPATH=tests:. $(BIN)/python -m soak $(SOAK)
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -127,7 +127,10 @@ def _checkpoints(out: pathlib.Path) -> dict[str, bytes]:
     if not checkpoint.steps(out / "checkpoints"):
         return {}
     step = checkpoint.steps(out / "checkpoints")[-1]
-    found = ocp.load(str((out / f"checkpoints/step_{step:08d}").absolute()))
+    path = str((out / f"checkpoints/step_{step:08d}").absolute())
+    # As NumPy arrays: two processes may have written it, and one reads it.
+    held = ocp.metadata(path).metadata
+    found = ocp.load(path, {n: np.empty(x.shape, x.dtype) for n, x in held.items()})
     return {"step": bytes(step), **{k: np.asarray(v).tobytes() for k, v in found.items()}}  # fmt: skip
 
 
