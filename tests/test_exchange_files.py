@@ -232,6 +232,7 @@ BAD = {
     "must be finite": ({"x": nir.I(np.full(3, np.nan))}, CHAIN, {}),
     "must lie above the membrane at rest": ({"x": nir.LIF(*CUBA[:4])}, CHAIN, {}),
     "needs v_reset = 0": ({"x": nir.IF(*CUBA[:3])}, CHAIN, {"reset": "subtract"}),
+    "more than 100000": ({"x": nir.Delay(np.full(3, 1e6))}, CHAIN, {}),
     "has a delay below zero": ({"x": nir.Delay(-np.ones(3))}, CHAIN, {}),
     r"makes one axis of 1 to -1": ({"x": nir.Flatten([3], 1, -1)}, CHAIN, {}),
     r"takes \[C, H, W\]": ({"x": nir.SumPool2d(*[np.array([1, 1])] * 3)}, CHAIN, {}),
@@ -292,6 +293,19 @@ def test_nodes_that_are_unknown_or_incomplete(stored):
         r"'x' \(IF\) is wrong: .*color": lambda n: n.create_dataset("x/color", data=1),
         "is a link to elsewhere": lambda n: n.__setitem__(
             "y", h5py.ExternalLink("/etc/passwd", "/")
+        ),
+        "lies in the file twice": lambda n: n.__setitem__("x/again", n["x"]),
+        "`r` must be finite numbers": lambda n: (
+            n.pop("x/r"),
+            n.__setitem__("x/r", np.full(3, np.nan)),
+        ),
+        "'x' is of type no text": lambda n: (
+            n.pop("x/type"),
+            n.__setitem__("x/type", np.ones(3)),
+        ),
+        "edges as pairs of names": lambda n: (
+            n.parent.pop("edges"),
+            n.parent.__setitem__("edges", 5),
         ),
         "lie in another file": lambda n: n.create_dataset(
             "x/y", (3,), "f4", external=[("/etc/passwd", 0, 12)]

@@ -4,6 +4,8 @@ import dataclasses
 import os
 from typing import Any
 
+import numpy as np
+
 from jsnn import check
 from jsnn.exchange.conventions import GraphError
 
@@ -47,25 +49,35 @@ def read(path: str | os.PathLike[str]) -> Any:
         )
     try:
         with h5py.File(path, "r") as file:
-            tree = _tree(path, file, [0])
+            tree = _tree(path, file, [0], set())
     except GraphError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         said = " ".join(str(error).split())
         raise GraphError(f"{path} is damaged or cut off ({said}): fetch it again.") from error  # fmt: skip
     node = tree.get("node")
-    if not isinstance(node, dict) or node.get("type") != "NIRGraph":
+    if not isinstance(node, dict) or not _is(node.get("type"), "NIRGraph"):
         raise GraphError(
             f"{path} is HDF5 but holds no NIR graph: at its top lie {', '.join(sorted(tree)) or 'no entries'}, where `node` of type NIRGraph is needed."
         )
     return graph(nir, node, "")
 
 
-def _tree(path: Any, group: Any, used: list[int]) -> dict[str, Any]:
-    """Groups as dictionaries, data sets as arrays or text."""
+def _is(value: Any, text: str) -> bool:
+    """Whether a value is this text; an array is none."""
+    return isinstance(value, str) and value == text
+
+
+def _tree(path: Any, group: Any, used: list[int], seen: set[int]) -> dict[str, Any]:
+    """Groups as dictionaries, data sets as arrays or text; `used` counts bytes, `seen` are groups opened before."""
     import h5py
 
     found = {}
+    library: Any = h5py
+    place = library.h5o.get_info(group.id).addr
+    if place in seen:
+        raise GraphError(f"{path}: the group {group.name} lies in the file twice: save the graph anew.")  # fmt: skip
+    seen.add(place)
     for name in group:
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
@@ -74,9 +86,7 @@ def _tree(path: Any, group: Any, used: list[int]) -> dict[str, Any]:
             )
         item = group[name]
         if isinstance(item, h5py.Group):
-            if len(str(item.name)) > 2000:
-                raise GraphError(f"{path}: its groups lie in one another too deeply.")
-            found[name] = _tree(path, item, used)
+            found[name] = _tree(path, item, used, seen)
         elif isinstance(item, h5py.Dataset):
             if item.is_virtual or item.external:
                 raise GraphError(
@@ -96,12 +106,11 @@ def graph(nir: Any, tree: dict[str, Any], where: str) -> Any:
     """A graph from what the file holds."""
     if missing := [key for key in ("nodes", "edges") if key not in tree]:
         raise GraphError(f"The graph{where} lacks {' and '.join(missing)}.")
-    nodes = {
-        name: node(nir, name, entry) for name, entry in sorted(tree["nodes"].items())
-    }
-    edges = [tuple(_text(end) for end in edge) for edge in tree["edges"]]
-    if any(len(edge) != 2 for edge in edges):
-        raise GraphError(f"The edges of the graph{where} must be pairs of names.")
+    entries, pairs = tree["nodes"], np.asarray(tree["edges"])
+    if not isinstance(entries, dict) or pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "OSU":  # fmt: skip
+        raise GraphError(f"The graph{where} must hold its nodes by name, and its edges as pairs of names.")  # fmt: skip
+    nodes = {name: node(nir, name, entry) for name, entry in sorted(entries.items())}
+    edges = [(_text(a), _text(b)) for a, b in pairs]
     return nir.NIRGraph(nodes, edges, tree.get("metadata", {}), type_check=False)
 
 
@@ -117,7 +126,8 @@ def node(nir: Any, name: str, entry: Any) -> Any:
     """
     kind = entry.get("type") if isinstance(entry, dict) else None
     if not isinstance(kind, str) or kind == "str2NIRNode" or not isinstance(getattr(nir.ir, kind, None), type):  # fmt: skip
-        raise GraphError(f"Node {name!r} is of type {kind!r}, which NIR does not know.")
+        said = repr(kind) if isinstance(kind, str | None) else "no text"
+        raise GraphError(f"Node {name!r} is of type {said}, which NIR does not know.")
     if kind == "NIRGraph":
         return graph(nir, entry, f" {name!r}")
     given = {key: value for key, value in entry.items() if key != "metadata"}
@@ -133,7 +143,7 @@ def node(nir: Any, name: str, entry: Any) -> Any:
             given.setdefault("input_shape", None)
     try:
         return nir.dict2NIRNode(given)
-    except (AssertionError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # fmt: skip
         said = " ".join(str(error).split())
         raise GraphError(f"Node {name!r} ({kind}) is wrong: {said}.") from error
 

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from jsnn.layers import AvgPool, Conv, Dense, Layer, Sequence
 
 # Of a layer: the name of the node that it was read from.
 NODE = "node"
+# Steps of a delay, all of which are kept.
+_LONGEST = 100_000
 
 
 def from_nir(
@@ -74,7 +77,7 @@ def read(
         raise GraphError("The graph has no edges.")
     before = _shape(start, found.pop(start))
     wanted = _shape(end, found.pop(end))
-    known = shapes.infer({**found, end: None}, edges, start, before)
+    known = shapes.infer({**found, end: shapes.Nothing()}, edges, start, before)
     if end not in known:
         raise GraphError(f"No way leads from {start!r} to {end!r}.")
     if wanted is not None and known[end][0] != wanted:
@@ -163,10 +166,11 @@ def _open(graph: Any, prefix: str, found: dict[str, Any], joints: list[str]) -> 
         else:
             found[whole] = node
     here = [tuple(edge) for edge in graph.edges]
+    times = Counter(here)
     for a, b in here:
         if missing := {a, b} - graph.nodes.keys():
             raise GraphError(f"The edge {a!r} → {b!r} names a node that is not there: {', '.join(sorted(missing))}.")  # fmt: skip
-        if here.count((a, b)) > 1:
+        if times[a, b] > 1:
             raise GraphError(f"The edge {a!r} → {b!r} is there twice.")
         a = f"{a}.{inner[a]['Output']}" if a in inner else a
         b = f"{b}.{inner[b]['Input']}" if b in inner else b
@@ -294,6 +298,10 @@ def _delay(name: str, node: Any, before: Any, dt: float, round_delays: bool) -> 
     if off.any() and not round_delays:
         raise GraphError(
             f"Node {name!r} (Delay) delays by {np.ravel(seconds[off])[0]:g} s, which is no whole number of steps of dt = {dt:g} s: take another `dt`, or pass `round_delays=True`."
+        )
+    if (steps > _LONGEST).any():
+        raise GraphError(
+            f"Node {name!r} (Delay) delays by {np.max(steps):g} steps of dt = {dt:g} s, more than {_LONGEST}: take a longer `dt`."
         )
     if (steps < 0).any():
         raise GraphError(f"Node {name!r} (Delay) has a delay below zero.")

@@ -11,12 +11,16 @@ from jsnn.exchange.conventions import GraphError
 Shape = tuple[int, ...]
 
 
+class Nothing:
+    """The node of the output, which has no fields."""
+
+
 def whole(name: str, kind: str, field: str, value: Any, count: int) -> Shape:
     """One whole number an axis; NIR may give one for all."""
     numbers = np.asarray(value).reshape(-1)
     if numbers.dtype.kind not in "iu" or len(numbers) not in (1, count):
         raise GraphError(
-            f"Node {name!r} ({kind}): `{field}` must be {count} whole numbers, got {value!r}."
+            f"Node {name!r} ({kind}): `{field}` must be {count} whole numbers, got {' '.join(repr(value).split())[:80]}."
         )
     return tuple(int(n) for n in np.broadcast_to(numbers, count))
 
@@ -87,13 +91,33 @@ def _linear(name: str, node: Any, before: Shape) -> Shape:
 
 def flattened(name: str, node: Any, before: Shape) -> tuple[int, int]:
     """First and last axis of a Flatten, counted from the start."""
-    start, end = (int(np.asarray(v)) for v in (node.start_dim, node.end_dim))
+    ends = "start_dim", "end_dim"
+    start, end = (whole(name, "Flatten", e, getattr(node, e), 1)[0] for e in ends)
     start, end = (v + len(before) if v < 0 else v for v in (start, end))
     if not 0 <= start <= end < len(before):
         raise GraphError(
             f"Node {name!r} (Flatten) makes one axis of {node.start_dim} to {node.end_dim}, but its input is {list(before)} (NIR counts no batch axis)."
         )
     return start, end
+
+
+def check_numbers(name: str, node: Any) -> None:
+    """Refuses a node whose fields are no finite numbers.
+
+    Raises:
+      GraphError: with the field.
+    """
+    kind = type(node).__name__
+    for field, value in vars(node).items():
+        if field in ("input_type", "output_type", "metadata") or value is None:
+            continue
+        array = np.asarray(value)
+        if field == "padding" and array.dtype.kind in "SU":
+            continue
+        if array.dtype.kind not in "biuf" or not np.isfinite(array).all() or not array.size:  # fmt: skip
+            raise GraphError(f"Node {name!r} ({kind}): `{field}` must be finite numbers.")  # fmt: skip
+        if field == "weight" and array.ndim != {"Conv1d": 3, "Conv2d": 4}.get(kind, 2):
+            raise GraphError(f"Node {name!r} ({kind}): weights of shape {list(array.shape)} are not read.")  # fmt: skip
 
 
 def after(name: str, node: Any, before: Shape) -> Shape:
@@ -123,12 +147,14 @@ def infer(
     Raises:
       GraphError: if a node does not take what reaches it, or two inputs of one node differ.
     """
-    edges = list(edges)
+    following: dict[str, list[str]] = {}
+    for a, b in edges:
+        following.setdefault(a, []).append(b)
     found, todo = {start: (shape, shape)}, deque([start])
     while todo:
         source = todo.popleft()
         given = found[source][1]
-        for target in (b for a, b in edges if a == source):
+        for target in following.get(source, ()):
             if target in found:
                 wanted = found[target][0]
                 if given != wanted:
@@ -136,6 +162,7 @@ def infer(
                         f"Node {target!r} gets {list(wanted)} from one node and {list(given)} from {source!r}: their shapes must be equal."
                     )
                 continue
+            check_numbers(target, nodes[target])
             found[target] = given, after(target, nodes[target], given)
             todo.append(target)
     return found
