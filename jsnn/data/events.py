@@ -212,13 +212,13 @@ def pack(events: Events, index: Any = None, length: int | None = None) -> np.nda
     index = np.arange(len(offsets) - 1) if index is None else np.asarray(index)
     counts = offsets[index + 1] - offsets[index]
     size = events.longest if length is None else check.whole("length", length, 1)
-    t = np.asarray(events.t_us)
-    x, y, p = (np.asarray(a).astype(np.int32) for a in (events.x, events.y, events.p))
-    code = (y * width + x) * 2 + p
+    columns = [np.asarray(a) for a in (events.t_us, events.x, events.y, events.p)]
     packed = np.full((len(index), size, 2), -1, np.int32)
     for row, start, count in zip(packed, offsets[index], counts, strict=True):
         some = slice(start, start + min(count, size))
-        row[: min(count, size)] = np.stack([t[some], code[some]], -1)
+        # One recording at a time: they may be many, and on disk.
+        t, x, y, p = (column[some].astype(np.int32) for column in columns)
+        row[: len(t)] = np.stack([t, (y * width + x) * 2 + p], -1)
     return packed
 
 
