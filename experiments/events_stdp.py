@@ -60,7 +60,7 @@ class Config(cli.Data, cli.Run):
     """Passes over the training set for each layer."""
     doubling: flags.Count = 100
     """Recordings after which the rates of STDP double, up to 0.15."""
-    pool: flags.Count = 4
+    pool: flags.Count = 2
     """Side of the windows in which the last layer's spikes are pooled for the read-out."""
 
     def __post_init__(self):
