@@ -26,7 +26,7 @@ COMMANDS = {
     "eventprop, grid": f"eventprop_yinyang --solver grid --duration 40 {_POINTS} {_OFTEN}",
     "eventprop, events": f"eventprop_yinyang --solver events {_POINTS} {_OFTEN}",
     "eventprop, delays": f"eventprop_yinyang --solver events --delays {_POINTS} {_OFTEN}",
-    "eventprop, digits": f"eventprop_mnist --recipe deep --hidden 12 --duration 12 {_IMAGES} {_OFTEN}",
+    "eventprop, digits": f"eventprop_mnist --recipe deep --hidden 12 --duration 12 --t-max 8 {_IMAGES} {_OFTEN}",
     "stdp, a layer and a decision": f"stdp_mnist --data digits --recipe tiny_chain --epochs 1 2 --ratio 0.2 --doubling 20 {_OFTEN}",
     "stdp, side by side": f"stdp_mnist --data digits --recipe tiny_wide --epochs 1 1 2 --ratio 0.1 --doubling 20 {_OFTEN}",
     "stdp, a linear read-out": f"stdp_mnist --data digits --recipe tiny_read --ratio 0.2 --doubling 20 {_OFTEN}",
