@@ -16,7 +16,7 @@ _COLUMNS = 8
 def strip(frames: Any, labels: Sequence[Any], *, step_ms: float | None = None) -> "Figure":  # fmt: skip
     """Recordings as strips of frames, one below the other: brighter is blue, darker is orange; the more events, the stronger.
 
-    >>> strip(np.ones((3, 2, 5, 5, 2)), ["zero", "one"], step_ms=10.0).get_axes()[0].get_title()
+    >>> strip(np.ones((3, 2, 5, 5, 2)), ["zero", "one"], step_ms=10.0).get_axes()[0].get_title(loc="left")
     '0 ms'
 
     Args:
