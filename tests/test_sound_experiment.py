@@ -87,7 +87,7 @@ def test_stdp_learns_from_first_spikes(tmp_path):
     path = tmp_path / "bars.npz"
     flat = {"x": x.ravel(), "y": y.ravel(), "p": np.ones(2000, int), "t_us": t.ravel()}
     np.savez(path, **flat, offsets=np.arange(51) * 40, label=label)
-    cfg = events_stdp.Config(tmp_path / "run", data=str(path), sensor=(12, 12), features=(6,), thresholds=(4.0,), epochs=(1,), fold=0, progress=False)  # fmt: skip
+    cfg = events_stdp.Config(tmp_path / "run", data=str(path), sensor=(12, 12), features=(6,), thresholds=(4.0,), epochs=(1,), pool=4, fold=0, progress=False)  # fmt: skip
     summary = events_stdp.main(cfg)
     assert summary["test_accuracy"] == 1.0
     assert (summary["silent"], summary["fold"]) == (0, 0)
