@@ -11,6 +11,7 @@ from jaxtyping import Array
 from jsnn import check, data, encoders, memory, metrics
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
+from jsnn.plot import figures
 from jsnn.train import rebuild, runs, saved, size, supervised
 from jsnn.train.fitted import Fitted
 from jsnn.train.loop import Schedule, fit
@@ -255,6 +256,48 @@ def finish(cfg: Any, trained: Trained, dataset: Dataset, **more: Any) -> dict[st
             **more,
             **costs(trained.fitted),
         }
+    )
+
+
+def save_figures(
+    trained: Trained,
+    dataset: Dataset,
+    drawn: Mapping[str, Any],
+    *,
+    graphdef: Any = None,
+    encode: Callable[..., Any] | None = None,
+) -> None:
+    """Writes the pictures `drawn`, curves.png and confusion.png; of a network of layers also raster.png and membranes.png.
+
+    Args:
+      trained: of several seeds the first is shown.
+      dataset: its data.
+      drawn: the script's own pictures, by name.
+      graphdef: of a network of layers: its static part.
+      encode: `(inputs, None) -> signal`, with `graphdef`.
+    """
+    inputs, labels = dataset.test
+    label, out = np.asarray(trained.found.label[0]), trained.run.out
+    if graphdef is None or encode is None:
+        matrix = metrics.confusion_matrix(label, labels, dataset.num_classes)
+        shared = {
+            "curves": figures.curves(trained.run.rows()),
+            "confusion": figures.confusion(matrix, dataset.class_names),
+        }
+        figures.save_all({**drawn, **shared}, out)
+        return
+    from jsnn.plot import report  # it loads Flax, which other scripts do without
+
+    figures.save_all(drawn, out)
+    report.save_figures(
+        out,
+        graphdef,
+        trained.model,
+        images=inputs,
+        labels=labels,
+        prediction=label,
+        encode=encode,
+        class_names=dataset.class_names,
     )
 
 

@@ -13,17 +13,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jsnn import data, metrics
+from jsnn import data
 from jsnn import mesh as meshes
 from jsnn.data import hold_out, recorded
 from jsnn.plot import events as event_figures
-from jsnn.plot import figures, report
 from jsnn.train import rebuild, supervised, sweep
 from jsnn.train.rebuild import Shapes
 from jsnn.train.trainer import Trainer
@@ -192,7 +190,8 @@ def main(cfg: Config) -> dict[str, Any]:
     mesh = cfg.devices(cfg.batch_size)
     dataset = load(cfg)
     shapes = rebuild.shapes_of(dataset)
-    trained = common.train(cfg, trainer_for(cfg, shapes, mesh=mesh), dataset)
+    trainer = trainer_for(cfg, shapes, mesh=mesh)
+    trained = common.train(cfg, trainer, dataset, cfg.timesteps)
     if not meshes.is_primary():
         return {}
     more = {"fold": cfg.fold, "timesteps": cfg.timesteps}
@@ -212,24 +211,14 @@ def save_figures(
         labels[:4].tolist(),
         step_ms=None if cfg.by_count else cfg.step,
     )
-    first = jax.tree.map(lambda x: x[0], trained.found)
-    drawn = {"recordings": strip}
-    if cfg.exact:
-        matrix = metrics.confusion_matrix(first.label, labels, dataset.num_classes)
-        drawn["curves"] = figures.curves(trained.run.rows())
-        drawn["confusion"] = figures.confusion(matrix, dataset.class_names)
-    figures.save_all(drawn, trained.run.out)
-    if not cfg.exact:
-        report.save_figures(
-            trained.run.out,
-            event_networks.make_network(cfg, shapes).graphdef,
-            trained.model,
-            images=inputs,
-            labels=labels,
-            prediction=first.label,
-            encode=event_networks.encoder(cfg, shapes),
-            class_names=dataset.class_names,
-        )
+    layers = None if cfg.exact else event_networks.make_network(cfg, shapes).graphdef
+    common.save_figures(
+        trained,
+        dataset,
+        {"recordings": strip},
+        graphdef=layers,
+        encode=event_networks.encoder(cfg, shapes),
+    )
 
 
 if __name__ == "__main__":

@@ -137,6 +137,7 @@ def main(cfg: Config) -> dict[str, Any]:
     dataset = load(cfg)
     shapes = rebuild.shapes_of(dataset)
     trainer, network = trainer_for(cfg, shapes), cfg.network(shapes)
+    common.check_size(cfg, trainer, dataset)
     run = common.open_run(cfg)
     fitted = jsnn.fit(
         trainer,
@@ -151,17 +152,10 @@ def main(cfg: Config) -> dict[str, Any]:
     fitted.save(cfg.out / rebuild.MODEL)
     inputs, labels = dataset.test
     found = fitted.predict(inputs)
-    matrix = metrics.confusion_matrix(found.label, labels, dataset.num_classes)
-    initial = stdp.initial_weights(jax.random.key(cfg.seed), network)
-    drawn = {
-        "convergence": stdp_figures.convergence(fitted.rows),
-        "confusion": figures.confusion(matrix, dataset.class_names),
-        **stdp_figures.feature_sheets(network, fitted.model.layers, initial, dataset.class_names),
-    }  # fmt: skip
-    figures.save_all(drawn, cfg.out, dpi=100)
     name = "validation_accuracy" if cfg.num_validation else "test_accuracy"
     quality = metrics.classification_report(found.label, labels, dataset.num_classes)
-    return run.finish(
+    # The result first: it stays if a figure cannot be written.
+    result = run.finish(
         {
             **common.asked(cfg, "data seed"),
             "fold": cfg.fold,
@@ -172,6 +166,15 @@ def main(cfg: Config) -> dict[str, Any]:
             **common.costs(fitted),
         }
     )
+    matrix = metrics.confusion_matrix(found.label, labels, dataset.num_classes)
+    initial = stdp.initial_weights(jax.random.key(cfg.seed), network)
+    drawn = {
+        "convergence": stdp_figures.convergence(fitted.rows),
+        "confusion": figures.confusion(matrix, dataset.class_names),
+        **stdp_figures.feature_sheets(network, fitted.model.layers, initial, dataset.class_names),
+    }  # fmt: skip
+    figures.save_all(drawn, cfg.out, dpi=100)
+    return result
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import optax
 from jax.sharding import Mesh
 
 import jsnn
-from jsnn import data, layers, losses, metrics, neurons, readout, surrogate
+from jsnn import data, layers, losses, neurons, readout, surrogate
 from jsnn import mesh as meshes
 from jsnn import sound as front_end
 from jsnn.data import audio, hold_out
@@ -31,7 +31,6 @@ from jsnn.eventprop import network as chains
 from jsnn.eventprop.flow import LIFParams, LIParams
 from jsnn.eventprop.spikes import TimedSpikes
 from jsnn.model import Network
-from jsnn.plot import figures, report
 from jsnn.plot import sound as sound_figures
 from jsnn.train import rebuild, supervised, sweep
 from jsnn.train import task as tasks
@@ -267,13 +266,16 @@ def main(cfg: Config) -> dict[str, Any]:
     mesh = cfg.devices(cfg.batch_size)
     dataset = load(cfg)
     shapes = rebuild.shapes_of(dataset)
-    trained = common.train(cfg, trainer_for(cfg, shapes, mesh=mesh), dataset)
+    trainer = trainer_for(cfg, shapes, mesh=mesh)
+    trained = common.train(cfg, trainer, dataset, cfg.timesteps)
     if not meshes.is_primary():
         return {}
-    save_figures(cfg, trained, dataset, shapes)
     protocol = "authors" if cfg.fold is None else f"fold {cfg.fold} of {cfg.folds}"
     protocol = protocol if cfg.speaker is None else f"speaker {cfg.speaker}"
-    return common.finish(cfg, trained, dataset, protocol=protocol)
+    # The result first: it stays if a figure cannot be written.
+    result = common.finish(cfg, trained, dataset, protocol=protocol)
+    save_figures(cfg, trained, dataset, shapes)
+    return result
 
 
 def save_figures(
@@ -284,25 +286,10 @@ def save_figures(
     encode = encoder(cfg, shapes)
     heard = encode(jnp.asarray(samples[:3]))
     heard = heard.values if cfg.exact else heard
-    first = jax.tree.map(lambda x: x[0], trained.found)
     titles = [dataset.class_names[label] for label in labels[:3]]
     drawn = {"sound": sound_figures.spectrograms(np.asarray(heard), titles, samples=samples[:3])}  # fmt: skip
-    if cfg.exact:
-        matrix = metrics.confusion_matrix(first.label, labels, dataset.num_classes)
-        drawn["curves"] = figures.curves(trained.run.rows())
-        drawn["confusion"] = figures.confusion(matrix, dataset.class_names)
-    figures.save_all(drawn, trained.run.out)
-    if not cfg.exact:
-        report.save_figures(
-            trained.run.out,
-            make_network(cfg, shapes).graphdef,
-            trained.model,
-            images=samples,
-            labels=labels,
-            prediction=first.label,
-            encode=encode,
-            class_names=dataset.class_names,
-        )
+    layers = None if cfg.exact else make_network(cfg, shapes).graphdef
+    common.save_figures(trained, dataset, drawn, graphdef=layers, encode=encode)
 
 
 if __name__ == "__main__":

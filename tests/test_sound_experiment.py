@@ -1,14 +1,20 @@
 """The experiments on sound and on first spikes end to end, on small made-up recordings."""
 
+import errno
+import json
+import os
+
 import jax
 import numpy as np
 import pytest
 from predicted import predicted
 
-from experiments import events_stdp, sound
+from experiments import events_stdp, report, sound
 from experiments.sound import Config
+from jsnn import files
 from jsnn.data import recorded
 from jsnn.train import rebuild
+from jsnn.train.runs import RunError
 from jsnn.train.trainer import start
 
 TINY = {"timesteps": 6, "bands": 6, "batch_size": 16, "progress": False, "trim": 0.0, "warp": 0.0}  # fmt: skip
@@ -34,9 +40,28 @@ def file(tmp_path_factory):
     return str(path)
 
 
+def drawn_later(main, cfg):
+    """The summary of a run whose pictures met a full disk: it stays, and `jsnn report` draws them."""
+    write = files.write
+
+    def to_full_disk(path, content):
+        if path.suffix == ".png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "write", to_full_disk)
+        with pytest.raises(RunError, match=r"png could not be written"):
+            main(cfg)
+    summary = json.loads((cfg.out / "summary.json").read_text())
+    again = report.main(report.Config(cfg.out))
+    assert again["test_accuracy"] == summary["test_accuracy"]
+    return summary
+
+
 def test_it_learns_tones_and_leaves_everything_behind(file, tmp_path):
     cfg = Config(tmp_path, data=file, hidden=(12,), epochs=15, learning_rate=1e-2, speaker="ada", **TINY)  # fmt: skip
-    summary = sound.main(cfg)
+    summary = drawn_later(sound.main, cfg)
     assert summary["test_accuracy"] > 0.9  # half by chance
     assert summary["protocol"] == "speaker ada"
     for name in ("sound", "curves", "raster", "membranes", "confusion"):
@@ -88,7 +113,7 @@ def test_stdp_learns_from_first_spikes(tmp_path):
     flat = {"x": x.ravel(), "y": y.ravel(), "p": np.ones(2000, int), "t_us": t.ravel()}
     np.savez(path, **flat, offsets=np.arange(51) * 40, label=label)
     cfg = events_stdp.Config(tmp_path / "run", data=str(path), sensor=(12, 12), features=(6,), thresholds=(4.0,), epochs=(1,), pool=4, fold=0, progress=False)  # fmt: skip
-    summary = events_stdp.main(cfg)
+    summary = drawn_later(events_stdp.main, cfg)
     assert summary["test_accuracy"] == 1.0
     assert (summary["silent"], summary["fold"]) == (0, 0)
     for name in ("convergence", "confusion", "features_layer_1"):
