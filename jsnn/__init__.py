@@ -78,6 +78,7 @@ _ROOMS = (
     "surrogate",
     "train",
     "unroll",
+    "zoo",
 )
 # Modules that have moved into a room: their old names work for one more release.
 _MOVED = {

@@ -27,6 +27,8 @@ def room(module: str) -> str:
         return "trainer"
     if first in ("data", "train", "plot"):
         return first
+    if first == "zoo":
+        return "train"
     if first in FAMILIES:
         return "families"
     return "base" if first in BASE else "science"

@@ -32,10 +32,21 @@ def write(
       model: a tree of arrays.
       about: what to keep with it, as JSON: how it was made.
     """
+    arrays = {k: np.asarray(v) for k, v in checkpoint.by_path(model).items()}
+    return write_arrays(path, arrays, about)
+
+
+def write_arrays(
+    path: str | os.PathLike[str], arrays: dict[str, np.ndarray], about: dict[str, Any]
+) -> pathlib.Path:
+    """As `write`, of arrays by name.
+
+    Raises:
+      ModelError: if the file cannot be written.
+    """
     from safetensors.numpy import save
 
     path = named(path)
-    arrays = {k: np.asarray(v) for k, v in checkpoint.by_path(model).items()}
     text = json.dumps({"format": FORMAT, **about})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
