@@ -10,7 +10,7 @@ from jsnn.train import folders, runs
 
 # Pictures that the scripts draw, in the order of the page: what each shows, and how to read it. Numbers in names count layers.
 CAPTIONS = {
-    "curves": "Loss and accuracy over epochs. Orange or green: samples that were held out. Where blue goes on and they do not, the network learns its training samples by heart.",
+    "curves": "Loss and accuracy over epochs. Orange or green: samples that were held out. Where blue goes on and they do not, the network learns its training samples by heart. Blue may be worse than the others: training samples are changed at random, and neurons are left out.",
     "history": "Wrong and right decisions over epochs of learning by reward.",
     "sweep": "The metric over what was varied, as a mean over seeds.",
     "class_il": "Accuracy on each task (column) after each task (row). A column that fades downwards is a task that is forgotten.",
