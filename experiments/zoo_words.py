@@ -32,7 +32,7 @@ DATA = {
     "mnist": Data("MNIST", "Y. LeCun, C. Cortes and C. Burges, https://doi.org/10.1109/5.726791; read through TensorFlow Datasets", "CC BY-SA 3.0"),
     "nmnist": Data("N-MNIST, its first 1,000 training and 100 test recordings", "G. Orchard et al., https://doi.org/10.3389/fnins.2015.00437", "CC BY-SA 4.0"),
     "fsdd": Data("Free Spoken Digit Dataset", "Z. Jackson et al., https://github.com/Jakobovski/free-spoken-digit-dataset", "CC BY-SA 4.0"),
-    "yinyang": Data("Yin-Yang", "L. Kriener et al., https://doi.org/10.1145/3517343.3517380; drawn by jsnn.data.yin_yang", "none: the points are drawn from a formula"),
+    "yinyang": Data("Yin-Yang", "L. Kriener et al., https://arxiv.org/abs/2102.08211; drawn by jsnn.data.yinyang", "none: the points are drawn from a formula"),
     "digits": Data("digits of scikit-learn", "E. Alpaydin and C. Kaynak, https://doi.org/10.24432/C50P49", "CC BY 4.0"),
     "digits_events": Data("digits of scikit-learn as a simulated event camera sees them", "E. Alpaydin and C. Kaynak, https://doi.org/10.24432/C50P49", "CC BY 4.0"),
 }  # fmt: skip

@@ -41,6 +41,9 @@ def test_a_wheel_holds_the_library_and_the_scripts_and_nothing_else(wheel):
         for path in (ROOT / folder).rglob("*.py"):
             assert f"{inside}/{path.relative_to(ROOT / folder)}" in wheel
     assert "jsnn/py.typed" in wheel
+    trained = [p for p in (ROOT / "jsnn/zoo").iterdir() if p.suffix in (".json", ".safetensors")]  # fmt: skip
+    assert trained
+    assert {f"jsnn/zoo/{path.name}" for path in trained} <= wheel.keys()
     assert not [name for name in wheel if name.endswith((".png", ".pyc"))]
     (entry,) = (text for name, text in wheel.items() if name.endswith("entry_points.txt"))  # fmt: skip
     assert "jsnn = jsnn.commands:main" in entry

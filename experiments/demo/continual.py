@@ -25,11 +25,11 @@ TIMESTEPS = 4
 BUFFER = 200
 METHODS = {"naive": "no memory", "der++": f"memory of {BUFFER} digits (DER++)"}
 
-TEXT = """The digits come in five tasks, 0 and 1 first, 8 and 9 last, and each task shows its own two only. The head of the network opens a
-column for each new class. In the end the network has to tell all ten apart, without being told the task.
+TEXT = """The digits come in five tasks: 0 and 1 first, 8 and 9 last. Each task shows its own two digits only, and the network gets an output for each new
+digit. In the end it has to tell all ten apart, and nobody says of which task a digit is.
 
-Trained task by task it remembers the last one: old classes are never shown again, so answering them never pays. With a memory of
-200 digits, a fair sample of all seen so far, it goes on seeing a few old ones, and is held to what it answered when they were stored."""
+Trained so, a network forgets. Old digits are never shown again, so to answer them never pays. The second network keeps 200 digits of all that it
+has seen. It goes on seeing them, and is held to what it answered when they were stored."""
 
 
 def features(rngs: nnx.Rngs) -> list[Any]:
@@ -80,17 +80,17 @@ def pictures(
     return [
         report.Picture(
             continual_figures.curves(matrices, naive.counts),
-            "Accuracy over all digits seen so far, after each task.",
+            "Share of right answers over all digits seen so far, after each task. Without a memory the network forgets: of ten digits it knows two in the end.",
         ),
         report.Picture(
             continual_figures.heat_map(replay.class_il, "with memory"),
-            "Accuracy on each task after each task, with a memory.",
+            "With a memory: share of right answers on each task (column), after each task (row). Read a column downwards: where it fades, the task is being forgotten.",
         ),
         report.Picture(
             continual_figures.prediction_histogram(
                 naive.predictions, naive.labels, class_names
             ),
-            "What the network without a memory answers in the end: the classes of the last task.",
+            "Without a memory: how often each digit is answered in the end. It says 8 or 9, the digits of the last task, whatever it sees. Strokes: how often it should be answered.",
         ),
     ]
 

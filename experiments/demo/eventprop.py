@@ -21,12 +21,12 @@ from .settings import Config, finish, learn
 
 NUM_EPOCHS = 12
 
-TEXT = """A network that computes with the times of single spikes, trained by EventProp: the adjoint of the neurons' differential
-equations gives the exact gradient with respect to spike times, and no surrogate is needed. Backward, the two adjoint variables flow as the
-membrane and the current do forward, and jump where their neuron spiked.
+TEXT = """A spike is there or not. But when a weight changes a little, the spike comes a little earlier or later, and that does have a slope. EventProp
+computes it exactly, with no curve in the spike's place.
 
-Each point of the Yin-Yang set is four spike times (x, y, 1 - x, 1 - y) and a bias spike. 200 hidden neurons follow and three output
-neurons, one for each class: yin, yang, dot. The one that spikes first decides. A network without a hidden layer gets 64 % right."""
+The network sees points of a plane. Each point becomes four spikes, whose times are x, y, 1 - x and 1 - y, and a fifth that always comes at the same time.
+200 hidden neurons follow, and three output neurons, one for each class: yin, yang and dot. The one that spikes first is the answer. A network
+without hidden neurons gets 64 % right."""
 
 
 def train(cfg: Config, folder: pathlib.Path) -> report.Section:
@@ -93,7 +93,8 @@ def _pictures(
     looked = points.look(settings, params, coordinates[:1], labels[:1])
     return [
         report.Picture(
-            figures.curves(rows), "Loss and accuracy on the 1,000 test points."
+            figures.curves(rows),
+            "Left the error (loss), right the share of right answers, after each pass over the training points. Orange: the 1,000 test points, which the network never learns from.",
         ),
         report.Picture(
             eventprop_figures.decision_map(
@@ -103,17 +104,18 @@ def _pictures(
                 prediction,
                 yinyang.CLASSES,
             ),
-            "What the network answers at every point (background), and the test points; mistakes are ringed.",
+            "The plane that the points come from. The background is the network's answer there, a dot is a test point in the colour of its class, and mistakes are ringed. They lie at the borders.",
         ),
         report.Picture(
             eventprop_figures.first_spikes(
                 found, labels[: len(found["output"])], t_end=settings.duration
             ),
-            "When neurons spike first. Training makes the label's own output neuron the earliest.",
+            "When neurons spike first, of many points together. Left the hidden neurons; most are silent for a given point. Right the output neurons: that of the true "
+            "class (orange) should be the earliest, and training has made it so.",
         ),
         report.Picture(
             eventprop_figures.adjoints(looked, dt=settings.dt),
-            "Membranes of single neurons for one point, and the adjoint beside them: it is computed from right to left, jumps where its neuron "
-            "spiked, and says how much a later or stronger input would change the loss.",
+            "Four neurons, one in each row, for one point. Left the membrane, with a stroke where the neuron spikes. Right what EventProp computes, from right to left: it jumps "
+            "where the neuron spiked, and says how the error would change if the membrane (λ_V) or its input current (λ_I) were a little larger at that time.",
         ),
     ]

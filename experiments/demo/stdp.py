@@ -24,12 +24,13 @@ SIDE = 16  # pixels to which the digits of 8 x 8 are enlarged
 WINDOW = 100  # images after which the rates of R-STDP adapt
 DOUBLING = 100  # images after which the rates of STDP double
 
-TEXT = """Nothing here computes a gradient: a synapse changes by what its two neurons do. Filters like those of the retina turn an image into
-one spike a pixel at most, the strongest response first. In the first layer the few neurons that fire earliest strengthen the synapses
-whose input came in time and weaken the others; no label is used, and neighbours inhibit each other, so that features differ.
+TEXT = """Here nothing computes a gradient. A synapse changes by what the two neurons do that it connects. This is spike-timing-dependent plasticity, STDP.
 
-In the second layer each class has 20 features, and the neuron with the largest potential decides. If it is right, its synapses from active
-inputs are strengthened and the others weakened; if it is wrong, the other way round."""
+Filters like those of the eye turn an image into spikes, at most one a pixel, the strongest first. In the first layer the neurons that fire earliest
+win. Their synapses grow where a spike came before, and shrink elsewhere. No label is used. Neighbours of a winner may not learn, so features differ.
+
+In the second layer each digit has 20 features, and the one that is driven most decides. If it is right, it is rewarded: synapses from active inputs grow.
+If it is wrong, it is punished: they shrink."""
 
 
 def frontend() -> stdp.Frontend:
@@ -77,11 +78,11 @@ def pictures(
     return [
         report.Picture(
             figures.curves(fitted.rows),
-            "R-STDP: fractions of wrong (loss) and right decisions in windows of 100 training images, as they were learnt from.",
+            "The second layer learns: the share of wrong decisions (left) and of right ones (right), of each hundred training images in turn.",
         ),
         report.Picture(
             stdp_figures.features(first[0], title="layer 1", columns=16, won=won[0][0]),
-            "What the 32 features of the first layer look for, drawn in pixels of the image through the filters in front of them.",
+            "What the 32 features of the first layer have learnt to look for, drawn in pixels of the image: the bluer, the more it counts. Bars and corners are parts of digits.",
         ),
         report.Picture(
             stdp_figures.features(
@@ -91,7 +92,7 @@ def pictures(
                 scale="common",
                 won=won[1][0],
             ),
-            "What the 200 features that decide look for, a row for each class: what their weights have gained. Pale ones have learnt little.",
+            "What the 200 features of the second layer have learnt to look for, a row for each digit. Only a few of each row have learnt much: those that won early went on winning.",
         ),
         report.Picture(
             stdp_figures.activation_maps(
@@ -101,10 +102,11 @@ def pictures(
                 columns=8,
                 limit=16,
             ),
-            f"A {class_names[test.labels[sample]]} of the test set, and when neurons first fire for it: the bluer, the earlier.",
+            f"A {class_names[test.labels[sample]]} of the test set on its way through the network. Each small picture is one filter or one feature, at each place of the image: the bluer, the earlier it fires. White: it stays silent.",
         ),
         report.Picture(
-            figures.confusion(matrix, class_names), "All 360 test images by class."
+            figures.confusion(matrix, class_names),
+            "All 360 test images. The row is the true digit, the column the answer. Blue: right. Orange: mistakes, the darker the more often.",
         ),
     ]
 

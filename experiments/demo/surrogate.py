@@ -25,11 +25,11 @@ NUM_STEPS = 8  # T, for which each image is shown
 BATCH_SIZE = 64
 LEARNING_RATE = 4e-3  # Adam's peak, after a warm-up and before a cosine decay to zero
 
-TEXT = """A convolutional network of leaky integrate-and-fire neurons, trained by backpropagation through time. A spike
-is a step, whose derivative is zero; the backward pass uses that of a smooth curve instead (here the arctangent).
+TEXT = """Networks learn by gradients: how would the error change if this weight changed a little? But a spike is there or not, and a step has no
+slope. So in the backward pass a smooth curve takes its place. This is the surrogate.
 
-An image is shown as a constant current. Two convolutions and a dense layer follow, each with batch norm and spiking
-neurons; the loss is the cross entropy of the ten output neurons' spike counts."""
+Each image is shown for 8 time steps, as a constant current. Two convolutions and a dense layer follow, each with spiking neurons.
+The last ten neurons are the ten digits. The one that spikes most is the answer."""
 
 
 def layers_of(rngs: nnx.Rngs) -> list[layers.Layer]:
@@ -102,11 +102,12 @@ def result_table(
             ("parameters", f"{num_parameters:,}"),
             ("spikes per image", f"{spikes:,.0f}"),
             ("energy of the arithmetic per image", f"{spiking:.2f} µJ"),
-            ("the same as an ANN", f"{conventional:.2f} µJ"),
+            ("the same network without spikes", f"{conventional:.2f} µJ"),
             ("training time", f"{training_seconds:.1f} s"),
             ("with compilation and evaluation", f"{all_seconds:.1f} s"),
         ],
-        "Energy: 0.9 pJ an addition, 4.6 pJ a MAC (45 nm CMOS, 32 bits); memory traffic, which dominates on real chips, is left out.",
+        "A spike costs an addition (0.9 pJ) at each neuron that it reaches. Without spikes each is a multiplication and an addition (4.6 pJ; 45 nm CMOS, 32 bits). "
+        "Reading memory, which costs most on real chips, is left out.",
     )
 
 
@@ -128,16 +129,18 @@ def pictures(
     return [
         report.Picture(
             figures.curves(rows),
-            "Loss and accuracy during training. The test set is the 360 digits never trained on.",
+            "Left the error (loss), right the share of right answers, after each pass over the training images (epoch). Orange: the 360 digits that the network "
+            "never learns from. If blue went on to improve and orange did not, the network would learn its images by heart.",
         ),
         report.Picture(
             spike_figures.raster(activities, names, sample=shown, class_names=classes),
-            f"Spikes for {what}: each row a neuron, each stroke a spike.",
+            f"Spikes for {what}. Each row is a neuron, each mark a spike, and time goes to the right. From top to bottom the three layers. At the bottom are the "
+            "ten output neurons: the row with most marks is the answer.",
         ),
         report.Picture(
             spike_figures.membranes(activities, names, sample=shown),
-            f"Membranes for {what}, as each step compares them with the threshold. Above it the neuron spikes, and what the next step "
-            "starts from is lowered by one threshold. Each row of panels goes from neurons that spike much to those that spike little.",
+            f"Inside nine neurons, for {what}. The line is the membrane. Where it is above the dashed threshold the neuron spikes (a stroke on top), and "
+            "the next step starts one threshold lower. Each row is a layer. Left are neurons that spike much, right neurons that spike little.",
         ),
         report.Picture(
             spike_figures.samples(
@@ -147,11 +150,12 @@ def pictures(
                 np.asarray(output)[:, chosen],
                 classes,
             ),
-            "Test images with the spikes of the ten output neurons and their counts; the class that spikes most is the prediction. "
-            "The first right one of each class, then the first mistakes (orange), if there are any.",
+            "Test images, and below each the spikes of the ten output neurons; their number stands at the right. The neuron with most spikes is the answer. "
+            "First one right answer of each digit (blue), then mistakes (orange), if there are any: what was answered, and what it is.",
         ),
         report.Picture(
-            figures.confusion(matrix, classes), "All 360 test images by class."
+            figures.confusion(matrix, classes),
+            "All 360 test images. The row is the true digit, the column the answer. Blue: right. Orange: mistakes, the darker the more often.",
         ),
     ]
 
@@ -199,12 +203,14 @@ def train(cfg: Config, folder: pathlib.Path) -> report.Section:
         TEXT,
         [
             result_table(first, inside, num_parameters, seconds),
+        ],
+        pictures(rows, dataset, predictions, names, inside.activities),
+        config,
+        [
             report.layer_table(
                 dict(zip(names, inside.activities, strict=True)),
                 dict(zip(weights, inside.operations, strict=True)),
             ),
             report.neurobench_table(inside.neurobench),
         ],
-        pictures(rows, dataset, predictions, names, inside.activities),
-        config,
     )

@@ -71,6 +71,7 @@ class Section:
       tables: shown first.
       pictures: shown below them.
       config: what decided the result, shown folded.
+      more: tables for those who want to know more, shown folded.
     """
 
     title: str
@@ -78,6 +79,7 @@ class Section:
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    more: Sequence[Table] = ()
 
 
 _DARK = {
@@ -192,6 +194,9 @@ def _section(section: Section, number: int) -> str:
         svg = _image(picture, 1000 * number + i)
         caption = f"<figcaption>{html.escape(picture.caption)}</figcaption>"
         parts.append(f"<figure>{svg}{caption}</figure>")
+    if section.more:
+        tables = "".join(map(_table, section.more))
+        parts.append(f"<details><summary>More numbers</summary>{tables}</details>")
     if section.config:
         parts.append(_facts("Configuration", section.config))
     return "\n".join([*parts, "</section>"])
