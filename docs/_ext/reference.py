@@ -55,7 +55,9 @@ def entries(text: str) -> list[tuple[str, str]]:
 
 def markdown(text: str) -> str:
     """Plain text of a docstring: examples in fences, addresses as links."""
-    text = re.sub(r"(?<![<\[`])(?<!\]\()(https?://[^\s)>,`]+[^\s)>,`.;:])", r"<\1>", text)
+    text = re.sub(
+        r"(?<![<\[`])(?<!\]\()(https?://[^\s)>,`]+[^\s)>,`.;:])", r"<\1>", text
+    )
     lines, fenced = [], False
     for line in text.splitlines():
         if not fenced and line.lstrip().startswith(">>> "):
