@@ -1,10 +1,13 @@
 """Checkpoints: exact round trips, and what remains after damage, a full disk or a kill."""
 
 import concurrent.futures
+import logging
 import os
 import pathlib
 import shutil
-from typing import NamedTuple
+import sys
+import types
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -282,6 +285,30 @@ def test_full_disk_leaves_earlier_checkpoints(small_disk, capfd):
     assert bits(checkpoint.restore(small_disk, small)) == bits(small)
     checkpoint.save(small_disk, 3, small)  # and there is room again
     assert checkpoint.steps(small_disk) == [2, 3]
+
+
+def test_what_threads_tell_after_a_failed_save_is_kept_from_stderr(
+    tmp_path, monkeypatch, capfd
+):
+    from orbax.checkpoint import v1 as ocp
+
+    def fails(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    monkeypatch.setattr(logging.getLogger("absl"), "level", logging.WARNING)
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp, "save", fails)
+        with pytest.raises(checkpoint.CheckpointError, match="No space left"):
+            checkpoint.save(tmp_path, 1, state())
+    late: Any = types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed"))
+    other: Any = types.SimpleNamespace(exc_value=ValueError("of the user's"))
+    sys.unraisablehook(late)
+    sys.unraisablehook(other)
+    logging.getLogger("absl").error("late")
+    assert told == [other]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_disk_without_a_byte_left(small_disk):

@@ -14,6 +14,7 @@ import logging
 import pathlib
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
@@ -282,16 +283,33 @@ def _recover(folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _orbax(path: pathlib.Path) -> Iterator[str]:
-    """The path as Orbax can take it, one thread at a time (two that save at once disturb each other), without its log.
+def _quiet() -> Iterator[None]:
+    """Keeps from stderr what Orbax's threads tell of a failure: a traceback each, where the exception that arrives says it once.
 
-    A path that is odd gets a plain name by a link. Orbax logs the traceback of every failure, several times; the
-    exception that arrives here says it once.
+    After a failure it stays so, because threads that were under way fail later.
     """
-    logger = logging.getLogger("absl")
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    level = logger.level
+
+    def heard(told: Any) -> None:
+        if str(told.exc_value) != "Event loop is closed":
+            hook(told)
+
+    logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = heard
+    yield
+    logger.setLevel(level)
+    sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _orbax(path: pathlib.Path) -> Iterator[str]:
+    """The path as Orbax can take it, one thread at a time (two that save at once disturb each other).
+
+    A path that is odd gets a plain name by a link.
+    """
     with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
-        stack.callback(logger.setLevel, logger.level)
-        logger.setLevel(logging.CRITICAL + 1)
+        stack.enter_context(_quiet())
         if not _ODD.search(str(path)):
             yield str(path)
             return
