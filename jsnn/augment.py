@@ -122,7 +122,11 @@ def by_colour(share: float = 1.0) -> Callable[[Array, Array], Array]:
     """`(key, images) -> images`: `crop_and_flip` for images of three channels, small shifts, turns and sizes for others.
 
     Bytes stay bytes. With a `share` below 1 only so many of them change: see `some`.
+
+    Raises:
+      ValueError: if `share` lies outside [0, 1].
     """
+    share = check.static("share", share, "[0, 1]")
 
     def change(key, images):
         if images.shape[-1] == 3:

@@ -127,6 +127,7 @@ def conv_fan_out(
     Raises:
       ValueError: as `conv.conv2d`.
     """
+    features = check.whole("features", features, 1)
     ones = jnp.ones((*kernel, 1, 1))
 
     def total(image: Array) -> Array:
@@ -236,6 +237,18 @@ def neurobench(graphdef: Any, model: Any, x: Any) -> dict[str, Any]:
     return neurobench.measure(graphdef, model, x)
 
 
+def _check_same(predictions: Any, labels: Any) -> None:
+    """Refuses predictions that are no class indices, one for each label; one outside the classes is no decision."""
+    if predictions.shape != labels.shape:
+        raise ValueError(
+            f"`predictions` {predictions.shape} and `labels` {labels.shape} must have the same shape."
+        )
+    if not jnp.issubdtype(predictions.dtype, jnp.integer):
+        raise ValueError(
+            f"`predictions` must be class indices, got {predictions.dtype}: write `scores.argmax(-1)`."
+        )
+
+
 def confusion_matrix(
     predictions: Labels, labels: Labels, num_classes: int
 ) -> Int[Array, "C C"]:
@@ -245,8 +258,10 @@ def confusion_matrix(
     sums to the number of decisions.
 
     Raises:
-      ValueError: if a label lies outside 0 … C − 1 (where labels are known; under `jit` such examples are left out).
+      ValueError: if shapes differ, or a label lies outside 0 … C − 1 (where labels are known; under `jit` such examples are left out).
     """
+    num_classes = check.whole("num_classes", num_classes, 1)
+    _check_same(predictions, labels)
     check.labels("labels", labels, num_classes, labels.shape)
     rows = jax.nn.one_hot(labels, num_classes, dtype=jnp.int32)
     columns = jax.nn.one_hot(predictions, num_classes, dtype=jnp.int32)
@@ -268,10 +283,10 @@ def classification_report(
     from sklearn.metrics import precision_recall_fscore_support
 
     y, guess = np.asarray(labels), np.asarray(predictions)
-    if y.shape != guess.shape or y.size == 0:
-        raise ValueError(
-            f"`predictions` {guess.shape} and `labels` {y.shape} must have the same shape and not be empty."
-        )
+    num_classes = check.whole("num_classes", num_classes, 1)
+    _check_same(guess, y)
+    if y.size == 0:
+        raise ValueError("`predictions` and `labels` are empty: pass an example.")
     check.labels("labels", y, num_classes, y.shape)
     classes = np.arange(num_classes)
     scores = precision_recall_fscore_support(
@@ -319,6 +334,7 @@ def roc_auc(
             f"`scores` must be [S, C] and `labels` [S], got {scores.shape} and {labels.shape}."
         )
     x, y = np.asarray(scores), np.asarray(labels)
+    check.number("scores", x)
     check.labels("labels", y, x.shape[1], y.shape)
     support = np.bincount(y, minlength=x.shape[1])
     defined = np.flatnonzero((support > 0) & (support < y.size))

@@ -79,6 +79,7 @@ def features(
     References: O'Shaughnessy 1987 (mel); Slaney 1993, Apple Technical Report 35 (gammatone).
     """
     _check(audio, rate, dt_ms, bank, low_hz, high_hz, window_ms, floor)
+    check.number("warp", warp, "(0, inf)")
     steps = check.whole("num_steps", num_steps, 1)
     bands = check.whole("bands", bands, 1)
     x, end = _signal(audio, level)
@@ -116,9 +117,9 @@ def _check(audio, rate, dt_ms, bank, low_hz, high_hz, window_ms, floor):
     check.static("window_ms", window_ms, "(0, inf)")
     check.number("floor", floor, "(0, inf)")
     check.number("low_hz", low_hz, "[0, inf)")
-    check.ordered("low_hz", low_hz, "high_hz", high_hz)
     remedy = "Sound of this rate holds no higher ones."
     check.number("high_hz", high_hz, f"(0, {rate / 2}]", remedy=remedy)
+    check.ordered("low_hz", low_hz, "high_hz", high_hz)
 
 
 def _each(value: Any, x: Array) -> Array:
@@ -173,7 +174,14 @@ def mel_bank(
 
     >>> mel_bank(4, 100.0, 4000.0, 256, 8000).shape
     (129, 4)
+
+    Raises:
+      ValueError: if a number is out of range.
     """
+    bands, size, rate = (check.whole(n, x, 1) for n, x in (("bands", bands), ("size", size), ("rate", rate)))  # fmt: skip
+    check.number("low_hz", low_hz, "[0, inf)")
+    check.number("high_hz", high_hz, "(0, inf)")
+    check.number("warp", warp, "(0, inf)")
     low, high = (2595 * jnp.log10(1 + jnp.asarray(f) / 700) for f in (low_hz, high_hz))
     share = jnp.arange(bands + 2, dtype=low.dtype) / (bands + 1)
     edges = 700 * (10 ** ((low + (high - low) * share) / 2595) - 1)
@@ -374,6 +382,7 @@ def perturb(
       ValueError: if a number is negative, or `warp` is 1 or more.
     """
     check.key(key)
+    batch = check.whole("batch", batch, 1)
     check.number("warp", warp, "[0, 1)")
     check.number("start_ms", start_ms, "[0, inf)")
     draws = jax.random.uniform(key, (2, batch), minval=-1.0, maxval=1.0)

@@ -1,6 +1,7 @@
 """Numbers out of range are refused in every form that they come in, and in range they are taken in every form."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +20,13 @@ from jsnn import (
     losses,
     metrics,
     neurons,
+    sound,
     surrogate,
 )
-from jsnn.continual import settings
+from jsnn.continual import methods, settings, stream
 from jsnn.data.dataset import Split, hold_out
 from jsnn.data.yinyang import yin_yang
-from jsnn.eventprop import flow, latency, spikes, synapse
+from jsnn.eventprop import events, flow, latency, network, spikes, synapse
 from jsnn.eventprop import losses as event_losses
 from jsnn.eventprop.spikes import TimedSpikes
 from jsnn.stdp import filters, inhibition, plasticity, traces, waves
@@ -32,7 +34,7 @@ from jsnn.stdp.encode import Frontend
 from jsnn.stdp.layer import Conv
 from jsnn.stdp.plasticity import Rates
 from jsnn.stdp.traces import TraceParams
-from jsnn.train import loop, supervised
+from jsnn.train import loop, search, supervised
 from jsnn.train import task as tasks
 from jsnn.unroll import Constant
 
@@ -244,6 +246,14 @@ MORE = {
     "tau_steps": (lambda v: encode.latency_times(IMAGES, 3, tau_steps=v), NOT_FINITE),
     "delta": (lambda v: encode.delta(SPIKES, threshold=v), (-1, math.nan)),
     "checkpoint_seconds": (lambda v: loop.Schedule(checkpoint_seconds=v), (-1,)),
+    "changed share": (lambda v: augment.by_colour(v), (1.5, -1, math.nan)),
+    "neurons' dt": (lambda v: network.lif(dt=v), (0, *NOT_FINITE)),
+    "integrator's dt": (lambda v: network.leaky(dt=v), (0, *NOT_FINITE)),
+    "encoder's dt": (lambda v: latency.encoder(dt=v), (0, 26, *NOT_FINITE)),
+    "t_end": (lambda v: events.check_solvable(flow.LIFParams(), v), (0, math.nan)),
+    "warp": (lambda v: sound.mel_bank(2, 9, 99, 64, 999, v), (0, *NOT_FINITE)),
+    "total": (lambda v: traces.normalise(IMAGES, v), (0, -1, *NOT_FINITE)),
+    "range": (lambda v: search.linear("x", v, 3.0), (3.0, *NOT_FINITE)),
 }
 WHOLE = {
     "Constant": (lambda n: Constant(IMAGES, n), 0),
@@ -283,6 +293,19 @@ WHOLE = {
         -1,
     ),
     "points": (lambda n: yin_yang(n, seed=0), 0),
+    "seed of points": (lambda n: yin_yang(1, seed=n), -1),
+    "average": (lambda n: network.avg_pool(n), 0),
+    "stride": (lambda n: network.conv(1, 1, 3, stride=n), 0),
+    "padding": (lambda n: network.conv(1, 1, 3, padding=n), -1),
+    "recurrent delay": (lambda n: network.recurrent(2, dt=1.0, delay_steps=n), 0),
+    "unroll": (lambda n: network.leaky(dt=1.0, unroll=n), 0),
+    "bands": (lambda n: sound.mel_bank(n, 9, 99, 64, 999), 0),
+    "silent border": (lambda n: waves.pad(jnp.zeros((1, 2, 2), jnp.uint8), n, 3), -1),
+    "silence": (lambda n: waves.pad(jnp.zeros((1, 2, 2), jnp.uint8), 1, n), 256),
+    "classes": (lambda n: metrics.confusion_matrix(LABELS, LABELS, n), 0),
+    "fan-out": (lambda n: metrics.conv_fan_out((3, 3), (3, 3), n), 0),
+    "classes of tasks": (lambda n: stream.parse_tasks("1x1", n), 0),
+    "buffer": (lambda n: methods.der_plus_plus(buffer_size=n), 0),
 }
 
 
@@ -314,6 +337,28 @@ def test_whole_numbers_are_taken_and_refused_in_every_form(what):
     absent = () if what == "recurrent" else (None,)
     for value in (3.0, np.float32(3), True, "3", [3], *absent):
         assert refused(call, value), value
+
+
+WORD: Any = "some"
+NOTHING: Any = [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("predictions", lambda: metrics.confusion_matrix(jnp.zeros(3, int), LABELS, 2)),
+        ("predictions", lambda: metrics.confusion_matrix(jnp.zeros(2), LABELS, 2)),
+        ("weights", lambda: traces.run(jnp.ones((3, 3)), jnp.ones((4, 2)), IMAGES[:1])),
+        ("weights", lambda: traces.run(jnp.ones((2, 3)), jnp.ones((4, 2)), IMAGES)),
+        ("scores", lambda: metrics.roc_auc(np.full((2, 2), np.nan), np.arange(2))),
+        ("clip", lambda: plasticity.learn(*NOTHING, stabilise=True, clip=WORD)),
+        ("exemplars", lambda: methods.er(WORD)),
+        ("name", lambda: methods.get(NOTHING)),
+    ],
+)
+def test_what_does_not_belong_together_is_refused_by_name(name, call):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        call()
 
 
 def test_settings_of_continual_methods_are_checked_by_name():

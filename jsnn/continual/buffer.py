@@ -106,7 +106,14 @@ def union(batch: Batch, others: Batch) -> Batch:
 
 
 def sample(buffer: Buffer, key: Array, num_samples: int) -> Replay:
-    """`num_samples` different slots at random; if fewer are in use, all of these, and the remaining rows are not `valid`."""
+    """`num_samples` different slots at random; if fewer are in use, all of these, and the remaining rows are not `valid`.
+
+    Raises:
+      TypeError: if `key` is none.
+      ValueError: if `num_samples` is no whole number, or negative.
+    """
+    check.key(key)
+    num_samples = check.whole("num_samples", num_samples, 0)
     slots = len(buffer.labels)
     priority = jnp.where(
         buffer.valid, jax.random.uniform(key, (slots,), jnp.float32), -1.0

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+from jsnn import check
 from jsnn.continual import (
     classifiers,
     consolidate,
@@ -68,8 +69,7 @@ def der_plus_plus(
     Raises:
       ValueError: if `buffer_size` is less than 1.
     """
-    if buffer_size < 1:
-        raise ValueError(f"`buffer_size` must be at least 1, got {buffer_size}.")
+    buffer_size = check.whole("buffer_size", buffer_size, 1)
     nearest = min(DER_PLUS_PLUS, key=lambda size: abs(math.log(buffer_size / size)))
     alpha, beta = DER_PLUS_PLUS[nearest]
     parts = (
@@ -177,6 +177,6 @@ def get(name: str, **options: Any) -> Method:
     Raises:
       ValueError: if there is none.
     """
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"`name` must be one of {', '.join(METHODS)}, got {name!r}.")
     return METHODS[name](**options)

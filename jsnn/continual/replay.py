@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jsnn import check
 from jsnn.continual import buffer as buffers
 from jsnn.continual import herding as herd
 from jsnn.continual.buffer import Buffer, Replay, mean_of
@@ -121,41 +122,36 @@ def match_logits(*, alpha: ArrayLike = 0.3, closed: Closed = "lowest") -> Part:
 Kind = Literal["uniform", "balanced"]
 
 
-def _check_kind(kind: Kind) -> None:
-    if kind not in get_args(Kind):
-        raise ValueError(f"`kind` must be 'uniform' or 'balanced', got {kind!r}.")
-
-
-def reservoir(kind: Kind = "uniform") -> Storage:
+def reservoir(exemplars: Kind = "uniform") -> Storage:
     """A reservoir offered every batch: uniform over all samples, or balanced over classes and uniform within each.
 
     A sample takes a slot or none when it first comes. When it comes again, in a later epoch or task, it takes no second one, but
     the network's newest answer replaces the stored one.
 
     Raises:
-      ValueError: if `kind` is neither.
+      ValueError: if `exemplars` is neither.
     """
-    _check_kind(kind)
+    check.choice("exemplars", exemplars, get_args(Kind))
 
     def step(buffer: Buffer, key: Array, scope, replay: Replay) -> Buffer:
-        if kind == "uniform":
+        if exemplars == "uniform":
             return buffers.add_reservoir(buffer, key, replay)
         return buffers.add_by(buffer, key, replay, buffers.balanced)
 
     return Storage(step=step)
 
 
-def latent_reservoir(kind: Kind = "uniform") -> Storage:
+def latent_reservoir(exemplars: Kind = "uniform") -> Storage:
     """The same for latent replay, offered a task's samples when it ends: their spikes are those of the lower half as it is by then.
 
     Raises:
-      ValueError: if `kind` is neither.
+      ValueError: if `exemplars` is neither.
     """
-    _check_kind(kind)
+    check.choice("exemplars", exemplars, get_args(Kind))
 
     def end(network, border: Border) -> Buffer:
         buffer, data, key = border.buffer, border.data, border.key
-        if kind == "uniform":
+        if exemplars == "uniform":
             slots, buffer = buffers.draw(buffer, key, data)
         else:
             slots, buffer = buffers.assign(buffer, key, data, buffers.balanced)

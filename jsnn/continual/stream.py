@@ -15,6 +15,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Int
 
+from jsnn import check
+
 Scenario = Literal["class", "domain"]
 Repeated = Literal["refuse", "again", "split"]
 
@@ -83,6 +85,10 @@ def parse_tasks(
     Raises:
       ValueError: if `text` reads as neither, asks for more classes than there are, or lists are to be shuffled.
     """
+    check.kind("text", text, str, "text", "write `'5x2'` or `'0,1|2,3'`")
+    num_classes = check.whole("num_classes", num_classes, 1)
+    if order_seed is not None:
+        order_seed = check.whole("order_seed", order_seed, 0, 2**32 - 1)
     if grid := re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", text):
         count, size = int(grid[1]), int(grid[2])
         if count < 1 or size < 1 or count * size > num_classes:
@@ -137,14 +143,9 @@ def make_stream(
       ValueError: if a class does not exist, is named twice within a task, or is in several tasks where that is refused, or
         `num_validation` samples cannot be held out.
     """
-    for name, value, choices in (
-        ("scenario", scenario, get_args(Scenario)),
-        ("repeated", repeated, get_args(Repeated)),
-    ):
-        if value not in choices:
-            raise ValueError(
-                f"`{name}` must be one of {', '.join(choices)}, got {value!r}."
-            )
+    check.choice("scenario", scenario, get_args(Scenario))
+    check.choice("repeated", repeated, get_args(Repeated))
+    num_classes = check.whole("num_classes", num_classes, 1)
     _check(tasks, num_classes, repeated)
     column_of = np.full(num_classes, -1)
     for task in tasks:
@@ -180,6 +181,8 @@ def hold_out(
     Raises:
       ValueError: if there are fewer than classes, or a class would have none left.
     """
+    num_validation = check.whole("num_validation", num_validation, 0)
+    seed = check.whole("seed", seed, 0, 2**32 - 1)
     held = np.zeros(len(labels), bool)
     if num_validation == 0:
         return held

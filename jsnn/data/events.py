@@ -76,6 +76,8 @@ def recordings(
     Raises:
       ValueError: unequal lengths, offsets that do not fit, an empty recording, times that fall, values out of range.
     """
+    if len(sensor) != 2:
+        raise ValueError(f"`sensor` must be rows and columns (H, W), got {sensor!r}.")
     height, width = (check.whole("sensor", side, 1) for side in sensor)
     named = {"x": x, "y": y, "p": p, "t_us": t_us, "offsets": offsets}
     flat = {name: _whole_numbers(name, values) for name, values in named.items()}
@@ -274,7 +276,7 @@ def frames(
       `[T, B, H, W, C]`, float32, or the type of `dt_us` if that is float64.
 
     Raises:
-      ValueError: an unknown polarity, a crop outside the sensor, `soft` without `dt_us`.
+      ValueError: an unknown polarity, a number out of range, a crop outside the sensor, `soft` without `dt_us`.
     """
     check.choice("polarity", polarity, POLARITIES)
     num_steps = check.whole("num_steps", num_steps, 1)
@@ -286,6 +288,7 @@ def frames(
         rank = jnp.cumsum(batch.valid, 1) - 1
         phase = jnp.floor_divide(rank * num_steps, count).astype(jnp.float32)
     else:
+        check.number("dt_us", dt_us, "(0, inf)")
         dt = jnp.asarray(dt_us)
         phase = batch.t_us / dt
         if not soft:  # XLA may multiply by a rounded 1/dt: an event on the edge of a step must not slip into the one before

@@ -51,6 +51,7 @@ def yin_yang(
       r_small: radius of the dots.
     """
     size = check.whole("size", size, 1)
+    seed = check.whole("seed", seed, 0, 2**32 - 1)
     check.number("r_big", r_big, "(0, inf)")
     check.number("r_small", r_small, "(0, inf)")
     if not 0 < r_small < r_big / 2:

@@ -9,7 +9,7 @@ and plain autodiff gives exact gradients in weights, arrival times and time cons
 Axes: I inputs, N neurons, C classes, K arrivals, S spikes.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -149,6 +149,7 @@ def feed_forward(
       min_slope: see `events.solve`.
     """
     max_spikes = check.whole("max_spikes", max_spikes, 1)
+    check.choice("on_overflow", on_overflow, get_args(OnOverflow))
     total = jnp.shape(weights)[-1] * max_spikes
     size = total
     if max_events is not None:

@@ -125,6 +125,8 @@ def check_solvable(params: LIFParams, t_end: ArrayLike) -> None:
         remedy="The exact solver looks for the first time at which a neuron rises from rest, 0, to its threshold.",
     )
     check.number("t_end", t_end, "(0, inf]")
+    if jnp.ndim(t_end):
+        raise ValueError(f"`t_end` must be one number, got shape {jnp.shape(t_end)}.")
 
 
 def in_order(times: Array, jumps: Array) -> Arrivals:

@@ -74,9 +74,7 @@ def lif(
     Raises:
       ValueError: if a choice is unknown or a number out of range.
     """
-    remedy = "On a time grid no spike is heard at once; `events` allows that."
-    delay_steps = check.whole("delay_steps", delay_steps, 1, remedy=remedy)
-    rule = LIFStep(check.static("dt", dt, "(0, inf)"), slope, reset, min_slope)
+    rule, delay_steps = check_options(dt=dt, slope=slope, reset=reset, min_slope=min_slope, delay_steps=delay_steps, unroll=unroll)  # fmt: skip
     under_way = 0 if weights is None else delay_steps
     if state is None and under_way:
         rest = jnp.zeros((1 + under_way, *drive.mass.shape[1:]), drive.mass.dtype)
@@ -91,6 +89,26 @@ def lif(
         rule, params, state, drive, penalty, weights, linear, unroll=unroll
     )
     return new, TimedSpikes(fired.spikes, fired.lead)
+
+
+def check_options(
+    *,
+    dt: float,
+    slope: Slope = "substep",
+    reset: Reset = "subtract",
+    min_slope: float = 1e-2,
+    delay_steps: int = 1,
+    unroll: int = 1,
+) -> tuple[LIFStep, int]:
+    """The rule of a step, and the delay in steps.
+
+    Raises:
+      ValueError: if a choice is unknown or a number out of range.
+    """
+    remedy = "On a time grid no spike is heard at once; `events` allows that."
+    delay_steps = check.whole("delay_steps", delay_steps, 1, remedy=remedy)
+    check.whole("unroll", unroll, 1)
+    return LIFStep(check.static("dt", dt, "(0, inf)"), slope, reset, min_slope), delay_steps  # fmt: skip
 
 
 def leaky_integrator(

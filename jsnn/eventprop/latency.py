@@ -75,7 +75,13 @@ def encoder(*, t_max: float = 20.0, T: float = 25.0, dt: float = 1.0) -> Any:
     """An encoder for `jsnn.classifier`: each feature spikes once, brighter earlier, up to `t_max` of `T` milliseconds; black stays silent.
 
     Inputs `[B, ...]` are bytes or floats in [0, 1]; further axes are flattened.
+
+    Raises:
+      ValueError: if a number is not positive and finite, or `t_max` or `dt` exceeds `T`.
     """
+    t_max, T, dt = (check.static(name, x, "(0, inf)") for name, x in (("t_max", t_max), ("T", T), ("dt", dt)))  # fmt: skip
+    for name, value in (("t_max", t_max), ("dt", dt)):
+        check.ordered(name, value, "T", T, equal=True)
     num_steps = round(T / dt)
     occupied = max(1, round(t_max / dt))
 

@@ -107,8 +107,9 @@ def relative_spike_time_mse(
     check.number("separation", separation)
     spiked = ~jnp.isposinf(times)  # NaN, an exceeded budget, must reach the loss
     t = jnp.where(spiked, times, 0.0)
+    later = t - _of_label(t, labels)[:, None]
     other = jnp.arange(times.shape[1])[None] != labels[:, None]
-    error = t - _of_label(t, labels)[:, None] - separation * other
+    error = later - separation * other
     pair = spiked & _of_label(spiked, labels)[:, None]
     return 0.5 * jnp.where(pair, error * error, 0.0).sum(1)
 

@@ -115,6 +115,11 @@ def _stateless(fn: Callable[[Any, Any], Any], init=lambda key: ()) -> Layer:
     return Layer(init, (), lambda w, p, s, x: ((), fn(w, x)))
 
 
+def _sizes(**sizes: int) -> tuple[int, ...]:
+    """Whole numbers from 1 on."""
+    return tuple(check.whole(name, size, 1) for name, size in sizes.items())
+
+
 def _normal(
     shape: tuple[int, ...],
     mean: float | None,
@@ -122,7 +127,6 @@ def _normal(
     spread: float = 10.0,
 ):
     """Draws weights of which the last axis is that of the outputs; see `dense` for the defaults."""
-    shape = tuple(check.whole("size of a layer", n, 1) for n in shape)
     num_inputs = math.prod(shape[:-1])
     around = (12 + 216 / num_inputs) / num_inputs if mean is None else mean
     width = spread / num_inputs**0.5 if std is None else std
@@ -144,7 +148,11 @@ def dense(
     the default time constants, spikes at the same time reach threshold if their weights add up to 6.3. The second term is for small kernels, of
     whose few inputs an image may leave most silent. Digits and random spikes then wake nearly all neurons of each layer of a deep network,
     and few spike at every step.
+
+    Raises:
+      ValueError: if a size is less than 1, or a number out of range.
     """
+    num_inputs, num_outputs = _sizes(num_inputs=num_inputs, num_outputs=num_outputs)
     init = _normal((num_inputs, num_outputs), mean, std)
     return _stateless(lambda w, x: synapse.synapse(synapse.dense, w, x), init)
 
@@ -160,7 +168,8 @@ def delayed_dense(
     longest: float = 0.0,
 ) -> Layer:
     """All to all with a delay to learn for each weight, drawn uniformly from 0 to `longest`. Weights: `{"weight", "delay"}`, drawn as those of `dense`."""
-    shape = (num_inputs, num_outputs)
+    shape = _sizes(num_inputs=num_inputs, num_outputs=num_outputs)
+    dt, max_steps = synapse.check_delays(dt, max_steps)
     check.number("longest", longest, "[0, inf)")
 
     def init(key: Array) -> dict[str, Array]:
@@ -190,13 +199,15 @@ def conv(
 ) -> Layer:
     """Convolution, spikes `[T, B, H, W, C]`; see `jsnn.kernels.conv`. Weights are drawn as those of `dense`, with I = size² · C inputs."""
     linear = synapse.conv(stride=stride, padding=padding)
-    init = _normal((size, size, num_inputs, num_outputs), mean, std)
+    shape = _sizes(size=size, num_inputs=num_inputs, num_outputs=num_outputs)
+    init = _normal((shape[0], *shape), mean, std)
     return _stateless(lambda w, x: synapse.synapse(linear, w, x), init)
 
 
 def avg_pool(size: int) -> Layer:
     """Mean over windows of the spikes of each step."""
-    return _stateless(lambda _, x: synapse.relay(synapse.avg_pool(size), x))
+    pool = synapse.avg_pool(size)
+    return _stateless(lambda _, x: synapse.relay(pool, x))
 
 
 def flatten() -> Layer:
@@ -252,6 +263,7 @@ def recurrent(
     unroll: int = 1,
 ) -> Layer:
     """Spiking neurons that hear each other `delay_steps` later, see `grid.lif`. By default their weights are weak, with a deviation of 0.25 / sqrt(N)."""
+    (num_neurons,) = _sizes(num_neurons=num_neurons)
     init = _normal((num_neurons, num_neurons), mean, std, spread=0.25)
     options = {"slope": slope, "reset": reset, "min_slope": min_slope}
     options |= {"delay_steps": delay_steps, "unroll": unroll}
@@ -260,6 +272,7 @@ def recurrent(
 
 def _neurons(init: Any, params: LIFParams, penalty: Any, **options: Any) -> Layer:
     check_params(params)
+    grid.check_options(**options)
 
     def apply(weights: Any, physics: Physics, state: Any, drive: Any):
         weights = None if isinstance(weights, tuple) else weights
@@ -274,6 +287,7 @@ def _neurons(init: Any, params: LIFParams, penalty: Any, **options: Any) -> Laye
 def leaky(*, dt: float, params: LIParams = _LI, unroll: int = 1) -> Layer:
     """Leaky integrators as read-out: the network's value is their membrane, `[T, B, C]`."""
     check_params(params)
+    grid.check_options(dt=dt, unroll=unroll)
 
     def apply(_: Any, params: LIParams, state: Any, drive: Any):
         return grid.leaky_integrator(params, state, drive, dt=dt, unroll=unroll)

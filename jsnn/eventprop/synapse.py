@@ -84,7 +84,13 @@ def dense(weight: Float[Array, "I O"], x: Float[Array, "M I"]) -> Float[Array, "
 def conv(
     *, stride: int = 1, padding: convolution.Padding = "valid"
 ) -> Callable[[Array, Array], Array]:
-    """Two-dimensional convolution as a linear map, weights `[kh, kw, C, O]`, `[M, H, W, C] -> [M, H', W', O]`; see `jsnn.kernels.conv`."""
+    """Two-dimensional convolution as a linear map, weights `[kh, kw, C, O]`, `[M, H, W, C] -> [M, H', W', O]`; see `jsnn.kernels.conv`.
+
+    Raises:
+      ValueError: if `stride` or `padding` is out of range.
+    """
+    stride = check.whole("stride", stride, 1)
+    padding = convolution.check_padding(padding)
 
     def linear(
         weight: Float[Array, "kh kw C O"], x: Float[Array, "M H W C"]
@@ -95,7 +101,12 @@ def conv(
 
 
 def avg_pool(size: int) -> Callable[[Array], Array]:
-    """Mean over windows that do not overlap, `[M, H, W, C] -> [M, H/size, W/size, C]`; rows and columns left over are dropped."""
+    """Mean over windows that do not overlap, `[M, H, W, C] -> [M, H/size, W/size, C]`; rows and columns left over are dropped.
+
+    Raises:
+      ValueError: if `size` is less than 1.
+    """
+    size = check.whole("size", size, 1)
     return lambda x: convolution.avg_pool(x, size)
 
 
@@ -104,7 +115,8 @@ def _whole_steps(delay: Array, dt: float, max_steps: int) -> Int[Array, "..."]:
     return jnp.clip(jnp.round(delay / dt), 0, max_steps).astype(jnp.int32)
 
 
-def _check(dt: float, max_steps: int) -> tuple[float, int]:
+def check_delays(dt: float, max_steps: int) -> tuple[float, int]:
+    """Refuses a step or a longest delay that is none."""
     return check.static("dt", dt, "(0, inf)"), check.whole("max_steps", max_steps, 0)
 
 
@@ -119,7 +131,7 @@ def axonal_delay(
       dt: time step.
       max_steps: longest delay that can be learnt, in steps.
     """
-    dt, max_steps = _check(dt, max_steps)
+    dt, max_steps = check_delays(dt, max_steps)
     z = spikes.values
     steps = _whole_steps(jax.lax.stop_gradient(delay), dt, max_steps)
     source = jnp.arange(z.shape[0]).reshape(-1, *([1] * delay.ndim)) - steps[None]
@@ -145,7 +157,7 @@ def delayed_dense(
       dt: time step.
       max_steps: longest delay that can be learnt, in steps.
     """
-    dt, max_steps = _check(dt, max_steps)
+    dt, max_steps = check_delays(dt, max_steps)
     fixed = jax.lax.stop_gradient
     taps = jnp.arange(max_steps + 1).reshape(-1, 1, 1)
     at = taps == _whole_steps(fixed(delay), dt, max_steps)[None]

@@ -80,7 +80,11 @@ def learn(
       bounds: of all weights.
       stabilise: whether changes vanish towards the bounds.
       clip: `"winners"` leaves other weights alone, which is the same, and cheaper, once all lie within the bounds.
+
+    Raises:
+      ValueError: if `clip` is neither, or a number out of range.
     """
+    check.choice("clip", clip, ("all", "winners"))
     rates, bounds = as_arrays(rates), as_arrays(bounds)
     feature, row, column = winners.index.T
 

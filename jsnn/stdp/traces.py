@@ -121,8 +121,12 @@ def run(
     """Weights after given spike trains.
 
     Raises:
-      ValueError: as `step`.
+      ValueError: as `step`, and if shapes do not belong together.
     """
+    if weights.shape != (*pre.shape[1:], *post.shape[1:]) or len(pre) != len(post):
+        raise ValueError(
+            f"`weights` must be [I, O] with `pre` [T, I] and `post` [T, O], got {weights.shape}, {pre.shape} and {post.shape}."
+        )
 
     def body(carry, spikes):
         (weights, state), (s_pre, s_post) = carry, spikes
@@ -174,7 +178,14 @@ def homeostatic_init(weights: Float[Array, "I O"]) -> HomeostaticState:
 
 
 def normalise(weights: Float[Array, "I O"], total: ArrayLike) -> Float[Array, "I O"]:
-    """Scales every output's weights to the same sum; an output without weights stays so."""
+    """Scales every output's weights to the same sum; an output without weights stays so.
+
+    Raises:
+      ValueError: if `total` is not one positive number.
+    """
+    check.number("total", total, "(0, inf)")
+    if jnp.ndim(total):
+        raise ValueError(f"`total` must be one number, got shape {jnp.shape(total)}.")
     sums = weights.sum(0, keepdims=True)
     scale = jnp.asarray(total, weights.dtype) / jnp.where(sums > 0, sums, 1)
     return weights * jnp.where(sums > 0, scale, 1)

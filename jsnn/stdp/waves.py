@@ -79,7 +79,12 @@ def fired(times: UInt8[Array, "*shape"], num_steps: int) -> Bool[Array, "*shape"
 def pad(
     times: UInt8[Array, "*N C H W"], width: int, num_steps: int
 ) -> UInt8[Array, "*N C H2 W2"]:
-    """Surrounds every map with `width` silent neurons."""
+    """Surrounds every map with `width` silent neurons.
+
+    Raises:
+      ValueError: if `width` is negative, or times of so many steps do not fit a byte.
+    """
+    width, num_steps = check.whole("width", width, 0), check_num_steps(num_steps)
     edges = [(0, 0)] * (times.ndim - 2) + [(width, width)] * 2
     return jnp.pad(times, edges, constant_values=num_steps)
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jsnn import check
 from jsnn import mesh as meshes
 from jsnn.train import saved
 from jsnn.train.trainer import Prediction, Trainer, TrainState
@@ -62,6 +63,9 @@ class Fitted:
           ValueError: if there is no input, or inputs have another shape than those that the model was trained on.
         """
         inputs = np.asarray(inputs)
+        batch_size = check.whole("batch_size", batch_size, 1)
+        if not inputs.ndim:
+            raise ValueError(f"`inputs` must be an array [N, ...], got {inputs!r}.")
         if not len(inputs):
             raise ValueError("`inputs` is empty: pass at least one sample.")
         size, parts = min(batch_size, len(inputs)), []
@@ -130,7 +134,7 @@ def load(path: str | os.PathLike[str], trainer: Trainer | None = None) -> Fitted
     """
     from jsnn.train import rebuild
 
-    path = pathlib.Path(path)
+    path = check.path("path", path)
     if path.is_dir():
         return rebuild.from_run(path, trainer)
     arrays, about = saved.read(path)

@@ -77,6 +77,8 @@ def fit(
     trainers.check_trainer(trainer)
     _check_data(data)
     _check_run(run, schedule)
+    check.choice("split", split, ("validation", "test", None))
+    check.choice("stream", stream, (True, False, None))
     if split is None:
         held = isinstance(data, Dataset) and data.validation is not None
         split = "validation" if held else "test"
@@ -93,7 +95,11 @@ def fit(
 
 def _check_data(data: Any) -> None:
     """Refuses bare arrays, which do not say what is held out."""
-    if type(data) in (tuple, list, dict) or isinstance(data, np.ndarray | jax.Array):
+    if (
+        data is None
+        or type(data) in (tuple, list, dict, str)
+        or isinstance(data, np.ndarray | jax.Array)
+    ):
         raise TypeError(
             f"`data` must be a data set, got {type(data).__name__}: write `jsnn.data.arrays(inputs, labels, num_test=...)`."
         )

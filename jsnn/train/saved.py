@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jsnn import files
+from jsnn import check, files
 from jsnn.train import checkpoint
 from jsnn.train.trainer import Trainer, TrainState, grown, start
 
@@ -60,7 +60,7 @@ def write_arrays(
 
 def named(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path with its ending."""
-    path = pathlib.Path(path)
+    path = check.path("path", path)
     return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")  # fmt: skip
 
 

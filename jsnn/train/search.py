@@ -51,6 +51,9 @@ def logarithmic(name: str, low: float, high: float, count: int | None = None) ->
 
 
 def _range(scale: str, name: str, low: float, high: float, count: int | None) -> Axis:
+    flag, remedy = f"--{scale}-range {name}", "It goes from a lower to a higher number."
+    low, high = (check.static(flag, x, "[-inf, inf]", remedy=remedy) for x in (low, high))  # fmt: skip
+    count = None if count is None else check.whole(flag, count)
     given = f"`--{scale}-range {name} {low:g} {high:g}`"
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"{given}: it must go from a lower to a higher number.")
@@ -103,6 +106,7 @@ def sample(
     """
     _check(axes, seeds)
     num_samples = check.whole("--samples", num_samples, 1)
+    seed = check.whole("seed", seed, 0)
     _check_count(seeds, num_samples)
     rng = np.random.default_rng(seed)
 
