@@ -29,9 +29,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="decides cases and moments")
     parser.add_argument("--share", type=float, default=1.0, help="of the cases")
     parser.add_argument("--only", nargs="+", choices=CAMPAIGNS, default=[*CAMPAIGNS])
+    parser.add_argument("--cache", type=pathlib.Path, help="folder of compiled programs, for the next time")  # fmt: skip
     given = parser.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="jsnn-soak-"))
-    warm.prepare(folder / "cache")
+    warm.prepare(given.cache or folder / "cache")
     rows, failures = [], 0
     for name in given.only:
         began, held, count = time.monotonic(), 0, 0

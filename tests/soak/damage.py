@@ -70,7 +70,7 @@ DAMAGE: dict[str, Callable[[pathlib.Path, random.Random], None]] = {
 def half(name: str, whole: Reference, out: pathlib.Path) -> None:
     """A run that was killed where it had two checkpoints, or rows if it keeps none."""
     whole.of(name)
-    child = warm.start(runs.command(name, out), out.with_suffix(".log"))
+    child = warm.start(runs.command(name, out))
     last = time.monotonic() + 100
 
     def due() -> bool:
@@ -93,8 +93,8 @@ def check(
     (folder / "mine").write_text("mine")
     out = runs.copy(source, folder / "out")
     DAMAGE[kind](out / file, random.Random(f"{seed} {name} {file} {kind}"))
-    before, log = snapshot(out), folder.with_suffix(".log")
-    ended = warm.start(runs.command(name, out, "--resume"), log).wait()
+    before = snapshot(out)
+    ended = warm.start(runs.command(name, out, "--resume")).wait()
     if (folder / "mine").read_text() != "mine":
         return "changed a file of the user's"
     if ended.code:
@@ -105,7 +105,7 @@ def check(
         after = snapshot(out)
         lost = [n for n in before if n not in after and ".part" not in n]
         return f"was refused and lost {', '.join(lost)[:200]}" if lost else None
-    if (found := compare(whole, out, log)) is None:
+    if (found := compare(whole, out)) is None:
         return None
     # A number that has changed into another cannot be told from what it was.
     if file == "metrics.jsonl" and kind == "flipped" and found.startswith("rows: number"):  # fmt: skip

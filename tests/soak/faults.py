@@ -3,10 +3,13 @@
 import builtins
 import errno
 import io
+import itertools
+import json
 import os
 import pathlib
+import re
 import resource
-import signal
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,74 +18,86 @@ from soak import runs, warm
 from soak.kills import Reference, compare, finish
 from soak.outcome import chosen
 
-ALL_OF = "streamed"  # every write of this one; of the others a share
+# Every write of these; of the others some of the first and the last writes of each kind of file.
+ALL_OF = ("streamed", "csnn, one epoch")
+FEW = 16
 OTHERS = (
-    "csnn",
+    "csnn, held out",
     "stdp, a layer and a decision",
     "stdp, a linear read-out",
     "tasks, a head that grows",
-    "eventprop, grid",
+    "eventprop, digits",
     "sweep",
 )
+KINDS = ("full", "once")
+
+
+def no_more() -> None:
+    """From now on nothing can be written to any file, also by libraries that are not Python."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
 
 class Disk:
-    """Counts what a process writes below a folder, and fails the n-th, or all from there on.
+    """Sees what a process writes below a folder, and refuses the n-th write: "once", or with all that follow ("full").
 
     Python tells an audit hook of files that are opened and renamed and of folders that are made; what is written to files goes through those
-    that `open` returns. Libraries that write by themselves are not seen here: `limit` is for them.
+    that `open` returns. Libraries that write by themselves are not seen, but a full disk is full for them too.
     """
 
-    def __init__(self, folder: pathlib.Path, nth: int, code: int, *, stays: bool):
-        self.folder, self.nth, self.code, self.stays = str(folder), nth, code, stays
-        self.count, self.off = 0, False
+    def __init__(self, folder: pathlib.Path, nth: int = 0, kind: str = "full"):
+        self.folder, self.nth, self.kind = str(folder), nth, kind
+        self.written: list[str] = []
+        self.off = False
         sys.addaudithook(self.heard)
         self.open = io.open
         io.open = builtins.open = self.opened  # type: ignore[assignment]
 
-    def step(self) -> None:
+    def step(self, what: str, path: str) -> None:
         """One write."""
         if self.off:
             return
-        self.count += 1
-        if self.nth and (self.count == self.nth or (self.stays and self.count > self.nth)):  # fmt: skip
-            raise OSError(self.code, os.strerror(self.code))
+        self.written.append(f"{what} {path.removeprefix(self.folder)}")
+        late = len(self.written) - self.nth
+        if not self.nth or late < 0 or (late and self.kind == "once"):
+            return
+        if self.kind == "full":
+            no_more()
+        code = errno.ENOSPC if self.kind == "full" else errno.EFBIG
+        raise OSError(code, os.strerror(code))
 
-    def inside(self, path: Any) -> bool:
-        """Whether a path lies below the folder."""
-        if isinstance(path, bytes):
-            path = os.fsdecode(path)
-        return isinstance(path, str | os.PathLike) and os.path.abspath(path).startswith(self.folder)  # fmt: skip
+    def below(self, path: Any) -> str:
+        """A path below the folder; empty for any other."""
+        path = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+        path = os.path.abspath(path) if path else ""
+        return path if path.startswith(self.folder) else ""
 
     def heard(self, event: str, args: tuple[Any, ...]) -> None:
         """Of the interpreter: what is about to happen."""
         if event == "open":
-            path, _, flags = args
-            writes = (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            if writes and self.inside(path):
-                self.step()
-        elif event in ("os.rename", "os.mkdir", "os.link", "os.symlink") and any(map(self.inside, args[:2])):  # fmt: skip
-            self.step()
+            writes = (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if writes and (path := self.below(args[0])):
+                self.step("open", path)
+        elif event in ("os.rename", "os.mkdir", "os.link", "os.symlink") and (
+            path := self.below(args[0]) or self.below(args[1])
+        ):
+            self.step(event.removeprefix("os."), path)
 
     def opened(self, file: Any, *args: Any, **options: Any) -> Any:
-        """`open` whose files count what is written to them."""
+        """`open` whose files tell what is written to them."""
         found = self.open(file, *args, **options)
-        named = file
-        if isinstance(file, int):
-            named = os.readlink(f"/proc/self/fd/{file}")
-        if found.writable() and self.inside(named):
-            return _File(found, self)
-        return found
+        named = os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else file
+        path = found.writable() and self.below(named)
+        return _File(found, self, path) if path else found
 
 
 class _File:
-    """A file that counts what is written to it."""
+    """A file that tells what is written to it."""
 
-    def __init__(self, file: Any, disk: Disk):
-        self._file, self._disk = file, disk
+    def __init__(self, file: Any, disk: Disk, path: str):
+        self._file, self._disk, self._path = file, disk, path
 
     def write(self, data: Any) -> int:
-        self._disk.step()
+        self._disk.step("write", self._path)
         return self._file.write(data)
 
     def __getattr__(self, name: str) -> Any:
@@ -99,52 +114,62 @@ class _File:
         return self._file.__exit__(*args)
 
 
-def limited(size: int) -> Callable[[], None]:
-    """No file may grow beyond so many bytes, whoever writes it."""
+def written(name: str, out: pathlib.Path) -> list[str]:
+    """All writes of a run, in words."""
+    told = out.with_suffix(".json")
 
     def inside() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        disk, end = Disk(out), os._exit
 
-    return inside
-
-
-def count(name: str, out: pathlib.Path) -> int:
-    """How often a run writes."""
-
-    def inside() -> None:
-        disk = Disk(out, 0, errno.ENOSPC, stays=False)
-        end = os._exit
-
-        def told(code: int) -> None:
+        def tell(code: int) -> None:
             disk.off = True
-            out.with_suffix(".count").write_text(str(disk.count))
+            told.write_text(json.dumps(disk.written))
             end(code)
 
-        os._exit = told  # type: ignore[assignment]
+        os._exit = tell  # type: ignore[assignment]
 
-    ended = warm.start(runs.command(name, out), out.with_suffix(".log"), inside=inside)
-    code = ended.wait().code
-    if code:
-        raise RuntimeError(f"{name} does not run: {ended.wait().said[-2000:]}")
-    return int(out.with_suffix(".count").read_text())
+    ended = warm.start(runs.command(name, out), inside=inside).wait()
+    if ended.code:
+        raise RuntimeError(f"{name} does not run: {ended.said[-2000:]}")
+    return json.loads(told.read_text())
 
 
 def check(
     name: str, inside: Callable[[], object], whole: pathlib.Path, out: pathlib.Path
 ) -> str | None:
     """What did not hold, in words."""
-    ended = warm.start(
-        runs.command(name, out), out.with_suffix(".log"), inside=inside
-    ).wait()
+    ended = warm.start(runs.command(name, out), inside=inside).wait()
     if not ended.in_time:
         return "did not end"
     if ended.code == 0:
         # What it could not write was of no consequence, such as a cache.
-        return compare(whole, out, out.with_suffix(".log"))
+        return compare(whole, out)
     if not ended.one_line:
         return f"ended with {ended.code} and {len(ended.lines)} lines: {' / '.join(ended.lines[-4:])[:600]}"
     return finish(name, out, whole)
+
+
+Fault = tuple[str, str, int, str]  # run, kind, number of the write or size, in words
+
+
+def faults(name: str, writes: list[str], whole: pathlib.Path, seed: int) -> list[Fault]:
+    """All that can happen to a run; of most runs a choice."""
+    kinds = itertools.cycle(KINDS)
+    if name == "streamed":
+        chances = [(n, k) for n in range(1, len(writes) + 1) for k in KINDS]
+    elif name in ALL_OF:
+        chances = [(n, next(kinds)) for n in range(1, len(writes) + 1)]
+    else:
+        # Checkpoints of all steps are alike, and so are temporary names.
+        alike = [re.sub(r"[0-9a-f]{32}|[0-9]+", "", w) for w in writes]
+        ends = {alike.index(w) for w in alike} | {len(alike) - 1 - alike[::-1].index(w) for w in alike}  # fmt: skip
+        chances = [(n + 1, next(kinds)) for n in sorted(ends)]
+        chances = chosen(chances, seed, FEW / len(chances))
+    found = [(name, kind, n, writes[n - 1]) for n, kind in chances]
+    sizes = {p.stat().st_size for p in whole.rglob("*") if p.is_file()}
+    limits = sorted({n for s in sizes for n in (s - 1, s // 2) if n > 0})
+    few = limits[:: 2 if name in ALL_OF else max(1, len(limits) // 4)]
+    return found + [(name, "size", n, f"files of at most {n} bytes") for n in few]
 
 
 def run(
@@ -152,27 +177,20 @@ def run(
 ) -> Iterator[tuple[str, str | None]]:
     """The campaign."""
     reference, cases = Reference(folder), []
-    for name in (ALL_OF, *OTHERS) if share > 0.2 else (ALL_OF,):
+    for name in (*ALL_OF, *OTHERS) if share > 0.2 else ALL_OF[:1]:
         whole = reference.of(name)
-        writes = count(name, folder / f"count-{runs.NAMES.index(name)}")
-        sizes = {p.stat().st_size for p in whole.rglob("*") if p.is_file()}
-        found: list[Any] = [
-            (name, "write", n, code, stays)
-            for n in range(1, writes + 1)
-            for code, stays in ((errno.ENOSPC, True), (errno.EFBIG, False))
-        ]
-        found += [(name, "size", n, 0, True) for s in sizes for n in {s - 1, s // 2} if n > 0]  # fmt: skip
-        few = 1.0 if name == ALL_OF else 24 / len(found)
-        cases += chosen(found, seed, few)
-    for number, (name, kind, n, code, stays) in enumerate(chosen(cases, seed, share)):
+        writes = written(name, folder / f"writes-{runs.NAMES.index(name)}")
+        cases += faults(name, writes, whole, seed)
+    for number, (name, kind, n, what) in enumerate(chosen(cases, seed, share)):
         out = folder / str(number)
 
-        def inside(kind=kind, out=out, n=n, code=code, stays=stays) -> None:
+        def inside(kind=kind, out=out, n=n) -> None:
             if kind == "size":
-                limited(n)()
+                resource.setrlimit(resource.RLIMIT_FSIZE, (n, resource.RLIM_INFINITY))
             else:
-                Disk(out, n, code, stays=stays)
+                Disk(out, n, kind)
 
         why = check(name, inside, reference.of(name), out)
-        what = f"write {n} fails with {errno.errorcode.get(code)}{' and all after' * stays}"  # fmt: skip
-        yield f"{name}, {what if kind == 'write' else f'files of at most {n} bytes'}", why  # fmt: skip
+        if why is None:
+            shutil.rmtree(out, ignore_errors=True)
+        yield f"{name}, {f'{kind} at write {n}, ' * (kind != 'size')}{what}", why

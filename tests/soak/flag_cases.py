@@ -219,8 +219,7 @@ def check(case: Case, folder: pathlib.Path) -> str | None:
     if "--out" not in args:
         args = ["--out", str(folder / "out"), *args]
     before = snapshot(folder)
-    log = folder.with_suffix(".log")
-    child = warm.start(warm.script([case.script, *args]), log, inside=accept)
+    child = warm.start(warm.script([case.script, *args]), inside=accept)
     ended = child.wait(20 * SECONDS)  # the machine may be busy
     if difference := changed(before, snapshot(folder)):
         return f"changed {difference}"

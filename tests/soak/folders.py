@@ -97,13 +97,12 @@ def check(script: str, arranged: str, resume: bool, folder: pathlib.Path) -> str
     out = ARRANGED[arranged](folder)
     before = snapshot(folder)
     args = ["--out", out, *BASE[script].split(), *["--resume"] * resume]
-    log = folder.with_suffix(".log")
 
     def inside() -> None:
         os.chdir(folder)
         accept()
 
-    ended = warm.start(warm.script([script, *args]), log, inside=inside).wait(100)
+    ended = warm.start(warm.script([script, *args]), inside=inside).wait(100)
     after = snapshot(folder)
     # A lock that another process may have taken meanwhile cannot be removed again.
     after = {k: v for k, v in after.items() if k in before or not k.endswith("/.lock")}

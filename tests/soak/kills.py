@@ -25,25 +25,21 @@ class Reference:
         if name not in self.seconds:
             for place in (out.with_name(out.name + "-first"), out):
                 began = time.monotonic()
-                ended = warm.start(runs.command(name, place), _log(place)).wait()
+                ended = warm.start(runs.command(name, place)).wait()
                 if ended.code:
                     raise RuntimeError(f"{name} does not run: {ended.said[-2000:]}")
                 self.seconds[name] = time.monotonic() - began
         return out
 
 
-def _log(out: pathlib.Path) -> pathlib.Path:
-    return out.with_suffix(".log")
-
-
-def compare(one: pathlib.Path, other: pathlib.Path, log: pathlib.Path) -> str | None:
+def compare(one: pathlib.Path, other: pathlib.Path) -> str | None:
     """`runs.difference`, in a child, for it needs JAX."""
 
     def look() -> None:
         found = runs.difference(one, other)
         print(f"\ndifference: {found}")
 
-    ended = warm.start(look, log).wait()
+    ended = warm.start(look).wait()
     line = ended.said.splitlines()[-1] if ended.said else ""
     found = line.removeprefix("difference: ")
     return None if found == "None" and ended.code == 0 else found or ended.said[-300:]
@@ -51,10 +47,10 @@ def compare(one: pathlib.Path, other: pathlib.Path, log: pathlib.Path) -> str | 
 
 def finish(name: str, out: pathlib.Path, whole: pathlib.Path) -> str | None:
     """Resumes a run to its end and compares it with one that nothing disturbed."""
-    ended = warm.start(runs.command(name, out, "--resume"), _log(out)).wait()
+    ended = warm.start(runs.command(name, out, "--resume")).wait()
     if ended.code:
         return f"does not resume ({ended.code}): {' / '.join(ended.lines[-4:])[:600]}"
-    return compare(whole, out, _log(out))
+    return compare(whole, out)
 
 
 def check(
@@ -65,7 +61,7 @@ def check(
     whole, more = reference.of(name), []
     for _ in range(rng.choice([1, 1, 2, 3])):
         number = rng.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT])
-        child = warm.start(runs.command(name, out, *more), _log(out))
+        child = warm.start(runs.command(name, out, *more))
         last = time.monotonic() + rng.uniform(0.0, reference.seconds[name])
         while child.poll() is None and time.monotonic() < last:
             time.sleep(0.002)

@@ -1,5 +1,6 @@
 """Library calls with an argument that the documentation calls wrong: none is taken in silence, and one line names it."""
 
+import inspect
 import json
 import math
 import pathlib
@@ -16,7 +17,7 @@ class Call(NamedTuple):
     Attributes:
       name: of the function.
       run: takes arguments by name, those that stand in `may`.
-      may: by argument, its valid value, and an interval, choices, or a kind of array.
+      may: by argument, its valid value, and an interval, choices, a kind of array, or a list of what is wrong, in words and as a value.
     """
 
     name: str
@@ -29,8 +30,10 @@ def wrong(interval_or: Any) -> list[tuple[str, Any]]:
     import jax.numpy as jnp
     import numpy as np
 
+    if isinstance(interval_or, list):
+        return interval_or
     if isinstance(interval_or, tuple):  # choices
-        return [("an unknown name", "nonsense"), ("a number for a name", 3)]
+        return [("an unknown name", "nonsense"), ("a number for a name", 3), ("an empty name", ""), ("a list", [])]  # fmt: skip
     if interval_or == "labels":
         return [
             ("labels of -1", jnp.array([0, -1])),
@@ -38,9 +41,14 @@ def wrong(interval_or: Any) -> list[tuple[str, Any]]:
             ("one-hot labels", jnp.eye(3)[:2]),
             ("labels as floats", jnp.zeros(2)),
             ("too many labels", jnp.zeros(3, jnp.int32)),
+            ("labels of -1 in NumPy", np.array([0, -1])),
+            ("labels as text", np.array(["a", "b"])),
+            ("labels of truth values", jnp.array([True, False])),
         ]
     if interval_or == "key":
         return [("a seed", 0), ("an array", jnp.zeros(3)), ("nothing", None)]
+    optional = interval_or.endswith(" or None")
+    interval_or = interval_or.removesuffix(" or None")
     whole = interval_or.startswith("whole ")
     low, high = interval_or.removeprefix("whole ")[1:-1].split(",")
     closed = interval_or[-1] == "]"
@@ -52,7 +60,14 @@ def wrong(interval_or: Any) -> list[tuple[str, Any]]:
         values += [float(low) - 1, *[float(low)] * open_low]
     if "inf" not in high:
         values += [float(high) + 1, *[float(high)] * (not closed)]
-    found: list[tuple[str, Any]] = [("text", "3"), ("a list", [1.0, 2.0])]
+    found: list[tuple[str, Any]] = [
+        ("text", "3"),
+        ("a list", [1.0, 2.0]),
+        ("a truth value", True),
+        ("a complex number", 1j),
+        ("an object", object()),
+        ("bytes", b"3"),
+    ]
     for value in values:
         if whole and math.isfinite(value):
             found += [
@@ -66,7 +81,9 @@ def wrong(interval_or: Any) -> list[tuple[str, Any]]:
         if not whole:
             found.append((f"an array with {value}", jnp.array([0.5, value])))
     if whole:
-        found += [("1.5", 1.5), ("np 2.0", np.float64(2.0)), ("jnp [2]", jnp.array([2])), ("nothing", None)]  # fmt: skip
+        found += [("1.5", 1.5), ("np 2.0", np.float64(2.0)), ("jnp [2]", jnp.array([2]))]  # fmt: skip
+    if not optional:
+        found.append(("nothing", None))
     return found
 
 
@@ -113,7 +130,7 @@ def registry() -> list[Call]:
         given: Any = {"dt": 1.0} | options
         return grid.lif(LIFParams(**physics), None, drive, **given)
 
-    calls = [
+    return [
         Call("neurons.lif", neurons.lif, {
             "beta": (0.9, share), "threshold": (1.0, positive), "reset": ("zero", resets), "spike_at": (">", (">", ">=")),
         }),
@@ -121,9 +138,9 @@ def registry() -> list[Call]:
         Call("neurons.leaky_integrator", neurons.leaky_integrator, {"beta": (0.9, share)}),
         Call("neurons.current_lif", neurons.current_lif, {"alpha": (0.9, share), "beta": (0.9, share), "threshold": (1.0, positive)}),
         Call("neurons.adaptive_lif", neurons.adaptive_lif, {"beta": (0.9, share), "threshold": (1.0, positive)}),
-        *(Call(f"surrogate.{f.__name__}", lambda v, f=f: f(v)(jnp.ones(2)), {"v": (1.0, positive)})
-          for f in (curves.arctan, curves.fast_sigmoid, curves.sigmoid, curves.triangle, curves.gaussian)),
-        Call("surrogate.get", curves.get, {"name": ("arctan", tuple(curves.FACTORIES))}),
+        *(Call(f"surrogate.{f.__name__}", lambda f=f, **o: f(**o)(jnp.ones(2)), {p: (1.0, positive) for p in inspect.signature(f).parameters})
+          for f in curves.FACTORIES.values()),
+        Call("surrogate.get", lambda surrogate: curves.get(surrogate), {"surrogate": ("arctan", tuple(curves.FACTORIES))}),
         Call("encoders.constant", encoders.constant, {"num_steps": (3, count)}),
         Call("encoders.rate", encoders.rate, {"num_steps": (3, count)}),
         Call("encoders.latency", encoders.latency, {"num_steps": (3, count)}),
@@ -156,12 +173,12 @@ def registry() -> list[Call]:
         Call("augment.shift", lambda key: augment.shift(key, images, 1), {"key": (key, "key")}),
         Call("augment.crop_and_flip", lambda key: augment.crop_and_flip(key, images), {"key": (key, "key")}),
         Call("jsnn.supervised", supervised, {
-            "batch_size": (2, count), "epochs": (1, count), "eval_batch_size": (2, count), "remainder": ("drop", ("drop", "keep")),
+            "batch_size": (2, count), "epochs": (1, count), "eval_batch_size": (2, count + " or None"), "remainder": ("drop", ("drop", "keep")),
         }),
         Call("jsnn.seed_keys", lambda seed=0, num_seeds=2: jsnn.seed_keys(seed, num_seeds), {"seed": (0, "whole [0, 4294967295]"), "num_seeds": (2, count)}),
-        Call("jsnn.over_seeds", lambda at_once: jsnn.over_seeds(supervised(), at_once=at_once), {"at_once": (1, count)}),
-        Call("jsnn.keep_best", lambda patience: jsnn.keep_best(supervised(), patience=patience), {"patience": (1, natural)}),
-        Call("jsnn.Schedule", jsnn.Schedule, {"log_every": (1, count), "eval_every": (1, natural), "checkpoint_seconds": (1.0, "[0, inf)")}),
+        Call("jsnn.over_seeds", lambda at_once: jsnn.over_seeds(supervised(), at_once=at_once), {"at_once": (1, count + " or None")}),
+        Call("jsnn.keep_best", lambda patience: jsnn.keep_best(supervised(), patience=patience), {"patience": (1, natural + " or None")}),
+        Call("jsnn.Schedule", jsnn.Schedule, {"log_every": (1, count + " or None"), "eval_every": (1, natural + " or None"), "checkpoint_seconds": (1.0, "[0, inf]")}),
         Call("jsnn.fit", lambda key: jsnn.fit(supervised(), data, key, progress=False), {"key": (key, "key")}),
         Call("data.arrays", lambda num_test: jsnn.data.arrays(np.zeros((8, 4), "f"), np.arange(8) % 2, num_test=num_test), {"num_test": (2, "whole [1, 7]")}),
         Call("data.load", lambda **o: jsnn.data.load("digits", **o), {"num_validation": (2, "whole [0, 1436]"), "seed": (0, "whole [0, 4294967295]")}),
@@ -176,13 +193,24 @@ def registry() -> list[Call]:
             "threshold": (1.0, "[0, inf)"), "num_steps": (3, "whole [1, 255]"),
         }),
         Call("stdp.waves.fire_at_last", lambda threshold: waves.fire_at_last(weights, wave < 1, threshold), {"threshold": (1.0, "[0, inf)")}),
-        Call("stdp.waves.pool", lambda **o: waves.pool(wave, **({"size": 2, "num_steps": 3} | o)), {"size": (2, count), "stride": (2, count), "padding": (0, natural)}),
+        Call("stdp.waves.pool", lambda **o: waves.pool(wave, **({"size": 2, "num_steps": 3} | o)), {"size": (2, count), "stride": (2, count + " or None"), "padding": (0, natural)}),
         Call("stdp.normalise_locally", lambda **o: fronts.normalise_locally(images[..., 0], **({"radius": 1} | o)), {"radius": (1, natural), "eps": (1.0, positive)}),
         Call("stdp.filters.difference_of_gaussians", lambda **o: filters.difference_of_gaussians(**({"size": 3, "inner": 1.0, "outer": 2.0} | o)), {
             "size": (3, count), "inner": (1.0, positive), "outer": (2.0, positive),
         }),
     ]  # fmt: skip
-    return calls
+
+
+# Where a message names a flag, or another name of the argument that the message explains.
+CALLED = {
+    "text": ("`tasks`",),
+    "num_classes": ("`labels`", "`tasks`"),
+    "low": ("-range x",),
+    "high": ("-range x",),
+    "count": ("-range x",),
+    "num_samples": ("--samples",),
+    "out": ("`--out",),
+}
 
 
 # A single number is wanted where others take one a neuron; arrays of the right numbers are another mistake.
@@ -195,7 +223,7 @@ def judge(call: Call, argument: str, value: Any) -> str | None:
         text = str(error)
         if "\n" in text:
             return f"says more than a line: {text[:120]!r}"
-        if f"`{name}`" not in text and name not in text:
+        if not any(word in text for word in (name, *CALLED.get(name, ()))):
             return f"does not name it: {text[:160]}"
         return None
     except Exception as error:
@@ -223,7 +251,9 @@ def run(
         import jaxtyping
 
         jaxtyping.config.update("jaxtyping_disable", True)  # as users run it
-        calls = registry()
+        from soak import calls as more
+
+        calls = registry() + more.registry()
         with out.open("w") as file:
             for call in calls:  # what is valid works
                 for argument, (value, _) in call.may.items():
@@ -239,7 +269,7 @@ def run(
                 file.write(json.dumps([case, why]) + "\n")
                 file.flush()
 
-    ended = warm.start(look, folder / "log").wait(1200)
+    ended = warm.start(look).wait(1200)
     for line in out.read_text().splitlines() if out.exists() else ():
         case, why = json.loads(line)
         yield case, why

@@ -26,10 +26,7 @@ def start(out: pathlib.Path, *more: str) -> list[warm.Child]:
         port = free.getsockname()[1]
     args = ["csnn_mnist", "--out", str(out), *FLAGS.split(), "--coordinator", f"localhost:{port}"]  # fmt: skip
     return [
-        warm.start(
-            warm.script([*args, "--process-id", str(i), *more]),
-            out.with_suffix(f".{i}.log"),
-        )
+        warm.start(warm.script([*args, "--process-id", str(i), *more]))
         for i in range(2)
     ]
 
@@ -70,7 +67,7 @@ def check(
     again = [child.wait() for child in start(out, "--resume")]
     if [e.code for e in again] != [0, 0]:
         return f"does not resume: {again[0].said[-300:]} / {again[1].said[-300:]}"
-    return compare(whole, out, out.with_suffix(".log"))
+    return compare(whole, out)
 
 
 def run(

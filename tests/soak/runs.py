@@ -21,6 +21,7 @@ _IMAGES = "--data digits --batch-size 256 --epochs 2 --log-every 2 --eval-every 
 _TASKS = "--data digits --network mlp --hidden 12 --timesteps 2 --epochs-per-task 1 --log-every 5"
 COMMANDS = {
     "csnn": f"csnn_mnist {_IMAGES} --network mlp --hidden 12 --timesteps 2 {_OFTEN}",
+    "csnn, one epoch": "csnn_mnist --data digits --batch-size 512 --epochs 1 --network mlp --hidden 12 --timesteps 2 --checkpoint-seconds 3600 --no-progress",
     "csnn, two seeds": f"csnn_mnist {_IMAGES} --network mlp --hidden 12 --timesteps 2 --seeds 2 {_OFTEN}",
     "csnn, held out": f"csnn_mnist {_IMAGES} --network mlp --hidden 12 --timesteps 2 --num-validation 200 --tensorboard {_OFTEN}",
     "eventprop, grid": f"eventprop_yinyang --solver grid --duration 40 {_POINTS} {_OFTEN}",

@@ -1,5 +1,6 @@
 """Command lines in children of one process that has imported everything: a case costs a fork, and not the import of JAX."""
 
+import contextlib
 import ctypes
 import dataclasses
 import importlib
@@ -80,10 +81,10 @@ class Ended:
 
 
 class Child:
-    """A command line that runs."""
+    """A command line that runs. It says what it has to say through a pipe, which no full disk and no limit on files stops."""
 
-    def __init__(self, pid: int, log: pathlib.Path):
-        self.pid, self.log, self.began = pid, log, time.monotonic()
+    def __init__(self, pid: int, ear: int):
+        self.pid, self.ear, self.said = pid, ear, b""
         self.ended: Ended | None = None
 
     def send(self, number: int) -> None:
@@ -94,6 +95,7 @@ class Child:
     def poll(self) -> Ended | None:
         """How it ended, if it has."""
         if self.ended is None:
+            self._hear()
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 self._close(status, usage, in_time=True)
@@ -112,11 +114,17 @@ class Child:
         assert self.ended is not None
         return self.ended
 
+    def _hear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while heard := os.read(self.ear, 1 << 16):
+                self.said += heard
+
     def _close(self, status, usage, *, in_time: bool) -> None:
+        self._hear()
+        os.close(self.ear)
         code = os.waitstatus_to_exitcode(status)
-        said = self.log.read_text(errors="replace")
         cpu = usage.ru_utime + usage.ru_stime
-        self.ended = Ended(code, said, cpu, in_time)
+        self.ended = Ended(code, self.said.decode(errors="replace"), cpu, in_time)
 
 
 def script(args: Sequence[str]) -> Callable[[], None]:
@@ -132,29 +140,27 @@ def script(args: Sequence[str]) -> Callable[[], None]:
 
 
 def start(
-    run: Callable[[], object],
-    log: pathlib.Path,
-    *,
-    inside: Callable[[], object] | None = None,
+    run: Callable[[], object], *, inside: Callable[[], object] | None = None
 ) -> Child:
     """Starts a function in a child.
 
     Args:
       run: what it does.
-      log: file for what it says.
       inside: called in the child before, to change its world.
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    ear, mouth = os.pipe()
     pid = os.fork()
     if pid:
-        return Child(pid, log)
+        os.close(mouth)
+        os.set_blocking(ear, False)
+        return Child(pid, ear)
     code = 1
     try:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # it ends with its parent (Linux)
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
+        os.dup2(mouth, 1)
+        os.dup2(mouth, 2)
         if inside is not None:
             inside()
         run()
