@@ -13,7 +13,7 @@ ROOMS = ("base", "data", "science", "trainer", "families", "train", "plot")
 BASE = {"check", "files", "precision", "mesh", "memory", "model"}
 FAMILIES = {"eventprop", "stdp", "continual", "models", "exchange"}
 # What a family's trainer is made of; the rest of `train` leads trainers.
-TRAINER = {"train", "train.trainer", "train.transform", "train.fitted", "train.saved", "train.checkpoint", "train.program"}  # fmt: skip
+TRAINER = {"train", "train.trainer", "train.transform", "train.fitted", "train.saved", "train.checkpoint", "train.program", "train.inputs"}  # fmt: skip
 HEAVY = {"matplotlib", "tqdm", "tyro", "sklearn", "tensorflow_datasets", "PIL", "orbax", "tensorboardX", "grain", "safetensors", "nir", "h5py"}  # fmt: skip
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 # Longer for now: trainers are made of many small functions that share their arguments. No other may join them.

@@ -10,6 +10,7 @@ import pytest
 from experiments import zoo as script
 from jsnn import zoo
 from jsnn.train import rebuild, saved
+from jsnn.train.inputs import fitting
 
 DATA = pathlib.Path(__file__).parents[2] / "shared/data"
 FILES = {"sound": DATA / "audio/fsdd.npz", "events": DATA / "events/nmnist_small.npz"}
@@ -123,3 +124,30 @@ def test_what_the_command_refuses(tmp_path):
         script.Config(run=tmp_path)
     with pytest.raises(ValueError, match="--check"):
         script.main(script.Config(name="yinyang", data=tmp_path))
+
+
+def about(inputs, dtype="uint8", **more):
+    """What is kept with a model."""
+    known = {"inputs": inputs, "dtype": dtype, "sensor": None, "rate": None}
+    return {"shapes": known | more, "config": {}}
+
+
+def test_inputs_are_brought_to_what_the_model_was_trained_on():
+    image = about([28, 28, 1])
+    grey = np.full((2, 28, 28), 255, np.uint8)
+    want = grey[..., None]
+    np.testing.assert_array_equal(fitting(grey, image), want)
+    np.testing.assert_array_equal(fitting(grey / 255, image), want)
+    np.testing.assert_array_equal(fitting(grey, {}), grey)  # nothing is known
+    with pytest.raises(ValueError, match=r"shape \[N, 28, 28, 1\], got \[2, 8, 8\]"):
+        fitting(grey[:, :8, :8], image)
+    with pytest.raises(ValueError, match="floats in \\[0, 1\\]; got float32 from 0 to 255"):  # fmt: skip
+        fitting(grey.astype(np.float32), image)
+    sound = about([8000], "int16", rate=8000)
+    assert fitting(np.zeros((2, 4000), np.int16), sound).shape == (2, 4000)
+    events = about([900, 2], "int32", sensor=[34, 34])
+    assert fitting(np.zeros((1, 7, 2), np.int32), events).shape == (1, 7, 2)
+    with pytest.raises(ValueError, match=r"shape \[N, T, 2\], got \[1, 7, 3\]"):
+        fitting(np.zeros((1, 7, 3), np.int32), events)
+    with pytest.raises(ValueError, match=r"shape \[N, 4\], got \[1, 2\]"):
+        zoo.load("yinyang").predict([[0.1, 0.2]])

@@ -9,6 +9,7 @@ import numpy as np
 
 from jsnn import check
 from jsnn import mesh as meshes
+from jsnn.train import inputs as fits
 from jsnn.train import saved
 from jsnn.train.trainer import Prediction, Trainer, TrainState
 
@@ -68,6 +69,7 @@ class Fitted:
             raise ValueError(f"`inputs` must be an array [N, ...], got {inputs!r}.")
         if not len(inputs):
             raise ValueError("`inputs` is empty: pass at least one sample.")
+        inputs = fits.fitting(inputs, self.about)
         size, parts = min(batch_size, len(inputs)), []
         for start in range(0, len(inputs), size):
             batch = inputs[start : start + size]
