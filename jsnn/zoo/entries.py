@@ -79,7 +79,8 @@ class Card(NamedTuple):
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_shown, value))
+        sizes = all(isinstance(x, int) for x in value)
+        return f"[N, {', '.join(map(str, value))}]" if sizes else ", ".join(map(_shown, value))  # fmt: skip
     if isinstance(value, dict):
         return ", ".join(f"{k}: {_shown(v)}" for k, v in value.items())
     if isinstance(value, float):
