@@ -25,7 +25,7 @@ from jsnn.train.fitted import Fitted
 from jsnn.train.runs import RunError
 from jsnn.zoo import entries
 
-from . import cli, flags, operations, zoo_words
+from . import cli, common, flags, operations, zoo_words
 
 FIRST, COUNTED = 250, 64
 
@@ -92,7 +92,7 @@ def test_set(
         if file is None:
             raise ValueError(f"The network was trained on {cfg.data}: name that file with `--data`.")  # fmt: skip
         cfg = dataclasses.replace(cfg, data=str(file))
-    found = made.script.load(cfg) if hasattr(made.script, "load") else data.load(cfg.data)  # fmt: skip
+    found = made.script.load(cfg) if hasattr(made.script, "load") else common.load(cfg, 0)  # fmt: skip
     return (found[0] if isinstance(found, tuple) else found).test
 
 

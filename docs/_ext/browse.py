@@ -16,7 +16,7 @@ import threading
 import urllib.parse
 
 SITE = pathlib.Path(__file__).parents[1] / "_build" / "html"
-PAGES = ("index.html", "learn/first_network.html", "learn/four_gradients.html", "howto/coming_from.html", "reference/jsnn.neurons.html", "results.html", "gallery.html")  # fmt: skip
+PAGES = ("index.html", "learn/first_network.html", "learn/four_gradients.html", "learn/event_data.html", "learn/chip.html", "howto/zoo.html", "howto/coming_from.html", "reference/jsnn.neurons.html", "results.html", "gallery.html")  # fmt: skip
 WIDTHS = (1280, 400)
 # A window cannot be narrower than 500 pixels, so pages are shown in a frame that can.
 FRAME = """<!doctype html><body style="margin:0"><iframe id="f" src="/{page}" style="border:0;width:{width}px;height:{height}px"></iframe>
@@ -61,7 +61,9 @@ def chromium(url: str, *options: str) -> tuple[str, list[str]]:
 def main() -> int:
     """Looks at all pages; the number of complaints."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shots", type=pathlib.Path, help="folder for pictures")
+    parser.add_argument(
+        "--shots", type=pathlib.Path, help="folder for pictures, light and dark"
+    )
     shots = parser.parse_args().shots
     handler = functools.partial(Handler, directory=str(SITE))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -80,8 +82,9 @@ def main() -> int:
             print(page, width, found and found[0], "wrong" if wrong else "ok")
             if shots:
                 shots.mkdir(exist_ok=True, parents=True)
-                name = f"{page.replace('/', '-').removesuffix('.html')}-{width}.png"
-                chromium(url, f"--window-size={max(width, 500)},2400", f"--screenshot={shots / name}")  # fmt: skip
+                for look, scheme in (("light", 1), ("dark", 0)):
+                    name = f"{page.replace('/', '-').removesuffix('.html')}-{width}-{look}.png"
+                    chromium(url, f"--window-size={max(width, 500)},2400", f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={shots / name}")  # fmt: skip
     text, wrong = chromium(f"{base}/search.html?q=LIF", "--dump-dom")
     results = re.findall(r'href="([^"]*)#(jsnn[.\w]*LIF)"', html.unescape(text))
     print("search for LIF:", [name for _, name in results][:5])

@@ -8,7 +8,7 @@ Conventions differ between libraries, so every choice is a named argument here:
 
 | argument | choices | who does what |
 |---|---|---|
-| `reset` | `"subtract"` (soft), `"zero"` (hard), `"none"` | |
+| `reset` | `"subtract"` (soft), `"zero"` (hard), `"none"` | snnTorch subtracts, SpikingJelly and Norse set to zero |
 | `delayed_reset` | `True`: one step after the spike; `False`: at once | snnTorch delays, SpikingJelly and Norse do not |
 | `detach_reset` | `True`: no gradient through the reset | snnTorch detaches; the class-incremental reference does not |
 | `spike_at` | `">"` or `">="` threshold | snnTorch `">"`, SpikingJelly `">="` |

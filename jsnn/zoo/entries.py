@@ -73,7 +73,7 @@ class Card(NamedTuple):
             if isinstance(value, dict):
                 value = ", ".join(f"{k.replace('_', ' ')} {_shown(v)}" for k, v in value.items())  # fmt: skip
             text = f"{name.replace('_', ' '):<15}{_shown(value)}"
-            lines += textwrap.wrap(text, 110, subsequent_indent=" " * 15)
+            lines += textwrap.wrap(text, 92, subsequent_indent=" " * 15)
         return "\n".join(lines)
 
 
