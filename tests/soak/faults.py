@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from soak import runs, warm
-from soak.kills import Reference, compare, finish
+from soak.kills import Reference, finish
 from soak.outcome import chosen
 
 # Every write of these; of the others some of the first and the last writes of each kind of file.
 ALL_OF = ("streamed", "csnn, one epoch")
-FEW = 16
+FEW = 8
+TOGETHER = 12  # are resumed in one process
 OTHERS = (
     "csnn, held out",
     "stdp, a layer and a decision",
@@ -134,19 +135,15 @@ def written(name: str, out: pathlib.Path) -> list[str]:
     return json.loads(told.read_text())
 
 
-def check(
-    name: str, inside: Callable[[], object], whole: pathlib.Path, out: pathlib.Path
-) -> str | None:
-    """What did not hold, in words."""
+def fail(name: str, inside: Callable[[], object], out: pathlib.Path) -> str | bool:
+    """A run whose disk fails: what did not hold, in words, or else whether it is to be resumed."""
     ended = warm.start(runs.command(name, out), inside=inside).wait()
     if not ended.in_time:
         return "did not end"
-    if ended.code == 0:
-        # What it could not write was of no consequence, such as a cache.
-        return compare(whole, out)
-    if not ended.one_line:
+    if ended.code and not ended.one_line:
         return f"ended with {ended.code} and {len(ended.lines)} lines: {' / '.join(ended.lines[-4:])[:600]}"
-    return finish(name, out, whole)
+    # At 0 what it could not write was of no consequence, such as a cache.
+    return ended.code != 0
 
 
 Fault = tuple[str, str, int, str]  # run, kind, number of the write or size, in words
@@ -155,10 +152,11 @@ Fault = tuple[str, str, int, str]  # run, kind, number of the write or size, in 
 def faults(name: str, writes: list[str], whole: pathlib.Path, seed: int) -> list[Fault]:
     """All that can happen to a run; of most runs a choice."""
     kinds = itertools.cycle(KINDS)
-    if name == "streamed":
-        chances = [(n, k) for n in range(1, len(writes) + 1) for k in KINDS]
-    elif name in ALL_OF:
-        chances = [(n, next(kinds)) for n in range(1, len(writes) + 1)]
+    if name in ALL_OF:
+        # A picture is written in many parts, one after another: the first and the last.
+        near = zip([None, *writes], writes, [*writes[1:], None], strict=False)
+        inner = [before == here == after for before, here, after in near]
+        chances = [(n, next(kinds)) for n, i in enumerate(inner, 1) if not i]
     else:
         # Checkpoints of all steps are alike, and so are temporary names.
         alike = [re.sub(r"[0-9a-f]{32}|[0-9]+", "", w) for w in writes]
@@ -168,29 +166,39 @@ def faults(name: str, writes: list[str], whole: pathlib.Path, seed: int) -> list
     found = [(name, kind, n, writes[n - 1]) for n, kind in chances]
     sizes = {p.stat().st_size for p in whole.rglob("*") if p.is_file()}
     limits = sorted({n for s in sizes for n in (s - 1, s // 2) if n > 0})
-    few = limits[:: 2 if name in ALL_OF else max(1, len(limits) // 4)]
+    few = limits[:: 2 if name in ALL_OF else max(1, len(limits) // 3)]
     return found + [(name, "size", n, f"files of at most {n} bytes") for n in few]
+
+
+def fault(name: str, kind: str, n: int, out: pathlib.Path) -> str | bool:
+    """`fail` by one of the kinds."""
+
+    def inside() -> None:
+        if kind == "size":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (n, resource.RLIM_INFINITY))
+        else:
+            Disk(out, n, kind)
+
+    return fail(name, inside, out)
 
 
 def run(
     seed: int, share: float, folder: pathlib.Path
 ) -> Iterator[tuple[str, str | None]]:
     """The campaign."""
-    reference, cases = Reference(folder), []
+    reference = Reference(folder)
     for name in (*ALL_OF, *OTHERS) if share > 0.2 else ALL_OF[:1]:
         whole = reference.of(name)
         writes = written(name, folder / f"writes-{runs.NAMES.index(name)}")
-        cases += faults(name, writes, whole, seed)
-    for number, (name, kind, n, what) in enumerate(chosen(cases, seed, share)):
-        out = folder / str(number)
-
-        def inside(kind=kind, out=out, n=n) -> None:
-            if kind == "size":
-                resource.setrlimit(resource.RLIMIT_FSIZE, (n, resource.RLIM_INFINITY))
-            else:
-                Disk(out, n, kind)
-
-        why = check(name, inside, reference.of(name), out)
-        if why is None:
-            shutil.rmtree(out, ignore_errors=True)
-        yield f"{name}, {f'{kind} at write {n}, ' * (kind != 'size')}{what}", why
+        cases = chosen(faults(name, writes, whole, seed), seed, share)
+        for start in range(0, len(cases), TOGETHER):
+            batch = cases[start : start + TOGETHER]
+            outs = [folder / f"{runs.NAMES.index(name)}-{start + i}" for i in range(len(batch))]  # fmt: skip
+            first = [fault(*case[:3], out) for case, out in zip(batch, outs, strict=True)]  # fmt: skip
+            ends = [(o, f) for o, f in zip(outs, first, strict=True) if isinstance(f, bool)]  # fmt: skip
+            later = iter(finish(name, ends, whole))
+            for (_, kind, n, what), found, out in zip(batch, first, outs, strict=True):
+                why = next(later) if isinstance(found, bool) else found
+                if why is None:
+                    shutil.rmtree(out, ignore_errors=True)
+                yield f"{name}, {f'{kind} at write {n}, ' * (kind != 'size')}{what}", why  # fmt: skip

@@ -77,8 +77,11 @@ def streamed(out: pathlib.Path, *, resume: bool) -> None:
         fitted.save(out / "model")
         return run.finish({"accuracy": float(np.mean(fitted.found.hit))})
 
-    cli.parse = lambda config, args: None  # type: ignore[assignment]
-    cli.run(object, main)  # type: ignore[arg-type]
+    parse, cli.parse = cli.parse, lambda config, args: None  # type: ignore[assignment]
+    try:
+        cli.run(object, main)  # type: ignore[arg-type]
+    finally:
+        cli.parse = parse
 
 
 def difference(one: pathlib.Path, other: pathlib.Path) -> str | None:
