@@ -252,6 +252,9 @@ def test_wrong_declarations_are_refused():
         stdp.Block((second,), skip=True)
     with pytest.raises(ValueError, match="too few"):
         networks.shapes(networks.mozafari2018, (4, 4))
+    wide = dataclasses.replace(networks.kheradpisheh2018, readout=(99, 0))
+    with pytest.raises(ValueError, match="`pool` 99 of the read-out"):
+        networks.shapes(wide, (28, 28))
     with pytest.raises(ValueError, match="`window` must be at least 1, got 0"):
         stdp.trainer(networks.deep2024, window=0)
     with pytest.raises(ValueError, match="`doubling` must be at least 1, got 0"):

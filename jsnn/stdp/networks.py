@@ -244,7 +244,7 @@ def shapes(network: Network, image: tuple[int, int]) -> tuple[Shape, list[list[S
     """Shape of the encoded image, and of every layer's output, listed as `stages`.
 
     Raises:
-      ValueError: if the image is too small for a layer.
+      ValueError: if the image is too small for a layer, or for the read-out.
     """
     frontend = network.frontend()
     grown = 2 * frontend.padding - frontend.kernels.shape[-1] + 1
@@ -255,6 +255,11 @@ def shapes(network: Network, image: tuple[int, int]) -> tuple[Shape, list[list[S
         found.append(outputs)
         features, rows, columns = zip(*outputs, strict=True)
         below = (sum(features), max(rows), max(columns))
+    size, padding = network.readout
+    if not network.decision and min(below[1:]) + 2 * padding < size:
+        raise ValueError(
+            f"`pool` {size} of the read-out exceeds the last layer's map of {below[1]} x {below[2]} neurons: pool less."
+        )
     return encoded, found
 
 
