@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 from soak import warm
-from soak.flag_cases import ACCEPTED, BASE
+from soak.flag_cases import ACCEPTED, BASE, sound
 from soak.outcome import changed, chosen, snapshot
 
-SCRIPTS = tuple(name for name in warm.SCRIPTS if name != "predict")
+SCRIPTS = tuple(name for name in warm.SCRIPTS if name not in ("predict", "runs", "compare", "report", "demo"))  # fmt: skip
 NAMES = ("metrics.jsonl", "summary.json", "model.safetensors", "curves.png", "table.csv", "checkpoints", "tensorboard", "report.html")  # fmt: skip
 
 
@@ -96,7 +96,8 @@ def check(script: str, arranged: str, resume: bool, folder: pathlib.Path) -> str
     (folder / "mine").write_text("mine")
     out = ARRANGED[arranged](folder)
     before = snapshot(folder)
-    args = ["--out", out, *BASE[script].split(), *["--resume"] * resume]
+    base = BASE[script].format(sound=folder.parent / "sound.npz")
+    args = ["--out", out, *base.split(), *["--resume"] * resume]
 
     def inside() -> None:
         os.chdir(folder)
@@ -119,6 +120,7 @@ def run(
     seed: int, share: float, folder: pathlib.Path
 ) -> Iterator[tuple[str, str | None]]:
     """The campaign."""
+    sound(folder / "sound.npz")
     cases = [(s, a, r) for s in SCRIPTS for a in ARRANGED for r in (False, True)]
     for number, (script, arranged, resume) in enumerate(chosen(cases, seed, share)):
         name = f"{script}{' --resume' * resume}, {arranged}"

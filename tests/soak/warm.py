@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 SCRIPTS = (
     "csnn_mnist",
@@ -18,8 +19,15 @@ SCRIPTS = (
     "eventprop_yinyang",
     "stdp_mnist",
     "cil_cifar10",
+    "events",
+    "events_stdp",
+    "sound",
     "sweep",
     "predict",
+    "runs",
+    "compare",
+    "report",
+    "demo",
 )
 _TRACE = "Traceback (most recent call last)"
 
@@ -34,7 +42,7 @@ def prepare(cache: pathlib.Path) -> None:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     for name in SCRIPTS:
-        importlib.import_module(f"experiments.{name}")
+        module(name)
     for name in ("orbax.checkpoint", "sklearn.datasets", "matplotlib.pyplot", "tqdm", "safetensors.numpy"):  # fmt: skip
         importlib.import_module(name)
     from stdp_tiny import TINY
@@ -127,14 +135,19 @@ class Child:
         self.ended = Ended(code, self.said.decode(errors="replace"), cpu, in_time)
 
 
+def module(name: str) -> Any:
+    """The module of a script."""
+    return importlib.import_module(f"experiments.{name}{'.__main__' * (name == 'demo')}")  # fmt: skip
+
+
 def script(args: Sequence[str]) -> Callable[[], None]:
     """`python -m experiments.NAME FLAG ...` as a function."""
     name, *flags = args
-    module = importlib.import_module(f"experiments.{name}")
+    main = module(name)
 
     def run() -> None:
         sys.argv = [f"experiments/{name}.py", *flags]
-        module.cli.run(module.Config, module.main)
+        main.cli.run(main.Config, main.main)
 
     return run
 
