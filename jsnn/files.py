@@ -52,7 +52,12 @@ def sweep(folder: pathlib.Path) -> None:
 
 
 def append(path: pathlib.Path, line: str) -> None:
-    """Adds a line at the end of a file; if the disk is full, none of it.
+    """Adds a line at the end of a file, as `add`."""
+    add(path, line.encode() + b"\n")
+
+
+def add(path: pathlib.Path, data: bytes) -> None:
+    """Adds data at the end of a file; if the disk is full, none of it.
 
     Raises:
       OSError: if it cannot be written, or a link stands in its place.
@@ -60,7 +65,6 @@ def append(path: pathlib.Path, line: str) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     with os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
-        data = line.encode() + b"\n"
         try:
             while data:
                 data = data[file.write(data) :]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from small_disk import fill, make_read_only, mounted
 
+from jsnn import files
 from jsnn.train import lock, provenance, runs
 
 
@@ -351,6 +352,26 @@ def test_tensorboard_shows_the_rows_and_no_others(tmp_path):
     run.finish({})
     expected = [("train/loss", 1, 0.25), ("train/loss", 2, 0.5), ("train/loss", 3, 9.0)]
     assert events(tmp_path) == expected
+
+
+def test_event_files_on_a_full_disk_are_one_clear_error(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    run = open_run(tmp_path, tensorboard=True)
+    run.log({"split": "train", "step": 1, "loss": 0.5})
+    add = files.add
+
+    def full(path, data):
+        if "tensorboard" in str(path):
+            raise OSError(28, "No space left on device")
+        add(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "add", full)
+        with pytest.raises(runs.RunError, match=r"tensorboard could not .*--resume"):
+            run.log({"split": "train", "step": 2, "loss": 0.25})
+    del run
+    open_run(tmp_path, resume=True, tensorboard=True)
+    assert events(tmp_path) == [("train/loss", 1, 0.5), ("train/loss", 2, 0.25)]
 
 
 def test_tensorboard_absent(tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ import json
 import math
 import pathlib
 import re
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 
 from jsnn import check, files, mesh
 from jsnn.train import checkpoint, lock
+from jsnn.train.board import Board
 from jsnn.train.provenance import commit, device, versions
 
 # What a run may write.
@@ -98,18 +98,18 @@ class Run:
         self.out, self.experiment, self.config = out, experiment, plain(config)
         self.resume, self.checkpoints = resume, out / "checkpoints"
         self._metrics, self._config = out / "metrics.jsonl", out / "config.json"
-        self._tensorboard: Any = None
-        self._writer: Any = None
-        error = self._open(tensorboard) if mesh.is_primary() else None
+        self._tensorboard, self._board = tensorboard, None
+        error = self._open() if mesh.is_primary() else None
         if mesh.agree(error is not None):
             raise error or RunError(
                 f"`--out {out}`: process 0 cannot use this folder; see what it says."
             )
 
-    def _open(self, tensorboard: bool) -> RunError | None:
+    def _open(self) -> RunError | None:
         """Checks the folder and writes its config.json; returns the mistake, so that all processes can be told."""
         try:
-            self._tensorboard = _tensorboard_writer() if tensorboard else None
+            if self._tensorboard:
+                _check_tensorboard()
             self._check_previous()  # before anything is made
             self._lock = self._take()
             self._check_previous()  # another process may have been here meanwhile
@@ -207,21 +207,23 @@ class Run:
 
     def _open_tensorboard(self) -> None:
         """Starts the event files afresh from the rows: they cannot be cut where a resumed run goes on."""
-        if self._tensorboard is None:
+        if not self._tensorboard:
             return
-        if self._writer is not None:
-            self._writer.close()
         folder = self.out / "tensorboard"
-        shutil.rmtree(folder, ignore_errors=True)
-        self._writer = self._tensorboard(str(folder))
+        try:
+            self._board = Board(folder)
+        except OSError as error:
+            raise self._full(folder, error) from error
         for row in self.rows():
             self._show(row)
 
     def _show(self, row: dict[str, Any]) -> None:
-        for name, value in row.items():
-            if isinstance(value, float) and name not in ("seconds", "epoch"):
-                tag = f"{row.get('split', 'run')}/{name}"
-                self._writer.add_scalar(tag, value, row.get("step", 0))
+        if self._board is None:
+            return
+        try:
+            self._board.show(row)
+        except OSError as error:
+            raise self._full(self.out / "tensorboard", error) from error
 
     def write(self, name: str, content: files.Content) -> None:
         """Writes a file of the run folder, whole or not at all."""
@@ -247,8 +249,7 @@ class Run:
             files.append(self._metrics, json.dumps(plain(row)))
         except OSError as error:
             raise self._full(self._metrics, error) from error
-        if self._writer is not None:
-            self._show(row)
+        self._show(row)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of metrics.jsonl; a last one that a kill cut short is left out.
@@ -342,8 +343,6 @@ class Run:
         )
         if mesh.is_primary():
             self._write(self.out / "summary.json", json.dumps(whole, indent=2) + "\n")
-        if self._writer is not None:
-            self._writer.close()
         self._lock = None
         return whole
 
@@ -363,11 +362,10 @@ def _record(path: pathlib.Path) -> dict[str, Any]:
         ) from error
 
 
-def _tensorboard_writer() -> Any:
+def _check_tensorboard() -> None:
     try:
-        from tensorboardX import SummaryWriter
+        import tensorboardX  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise RunError(
             "`--tensorboard` needs the package tensorboardX: pip install tensorboardX."
         ) from error
-    return SummaryWriter
