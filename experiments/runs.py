@@ -90,6 +90,21 @@ def as_csv(runs: list[Folder], root: pathlib.Path) -> str:
     return text.getvalue()
 
 
+def known(runs: list[Folder], flag: str, name: str) -> str:
+    """The name of a flag or a result as configs and summaries have it.
+
+    Raises:
+      ValueError: if no run has it.
+    """
+    field = name.replace("-", "_")
+    if not any(field in {**run.config, **run.summary, **run.about} for run in runs):
+        results = sorted(name for name in {n for r in runs for n in r.summary} if name not in folders.PLACE)  # fmt: skip
+        raise ValueError(
+            f"`{flag} {name}`: no run has it. Choose a flag, or one of {', '.join(results[:12])}."
+        )
+    return field
+
+
 def sort(runs: list[Folder], by: str) -> list[Folder]:
     """The largest first; runs without a number there come last."""
 
@@ -97,12 +112,6 @@ def sort(runs: list[Folder], by: str) -> list[Folder]:
         value = of_run(run, by)
         return float(value) if isinstance(value, int | float) else float("-inf")
 
-    known = {name for run in runs for name in (*run.config, *run.summary)}
-    if by not in known:
-        results = sorted(name for name in {n for r in runs for n in r.summary} if name not in folders.PLACE)  # fmt: skip
-        raise ValueError(
-            f"`--by {by}`: no run has it. Choose a flag, or one of {', '.join(results[:12])}."
-        )
     return sorted(runs, key=key, reverse=True)
 
 
@@ -110,9 +119,10 @@ def sort(runs: list[Folder], by: str) -> list[Folder]:
 def main(cfg: Config) -> dict[str, Any]:
     """Prints a table for each script."""
     runs = folders.find(cfg.folder)
-    more = cfg.columns
+    more = tuple(known(runs, "--columns", name) for name in cfg.columns)
     if cfg.by is not None:
-        runs, more = sort(runs, cfg.by.replace("-", "_")), (*more, cfg.by.replace("-", "_"))  # fmt: skip
+        by = known(runs, "--by", cfg.by)
+        runs, more = sort(runs, by), (*more, by)
     for script in dict.fromkeys(run.experiment for run in runs):
         chosen = [run for run in runs if run.experiment == script]
         print(f"{script}\n\n{table(chosen, cfg.folder, more).text()}\n")

@@ -62,6 +62,8 @@ def test_runs_are_sorted_and_written(root, capsys, tmp_path):
     assert rows[0]["beta"] == "0.5"
     with pytest.raises(ValueError, match=r"`--by speed`: no run has it. Choose .*test_accuracy"):  # fmt: skip
         script.main(script.Config(folder=root, by="speed"))
+    with pytest.raises(ValueError, match=r"`--columns speed`: no run has it"):
+        script.main(script.Config(folder=root, columns=("beta", "speed")))
 
 
 def test_what_is_no_run_is_one_line(root, capsys, tmp_path):
