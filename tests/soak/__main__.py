@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
-from soak import damage, faults, flag_cases, folders, kills, library, pairs, warm
+from soak import cost, damage, faults, flag_cases, folders, kills, library, pairs, warm
 
 # (seed, share, folder) -> each case and what did not hold of it.
 Campaign = Callable[[int, float, pathlib.Path], Iterator[tuple[str, str | None]]]
@@ -20,6 +20,7 @@ CAMPAIGNS: dict[str, Campaign] = {
     "damage": damage.run,
     "faults": faults.run,
     "pairs": pairs.run,
+    "cost": cost.run,
 }
 
 
