@@ -10,7 +10,7 @@ which of their neurons have spiked. docs/events.md lists what it reaches and cos
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +46,8 @@ class Config(cli.Data, cli.Run):
     """Of cross-validation: number of folds."""
     num_validation: flags.Natural = 0
     """Training recordings held out; if any, they stand in for the test set."""
-    timesteps: flags.Count = 15
-    """T, steps of the grid of first spikes."""
+    timesteps: Annotated[int, "[1, 255]"] = 15
+    """T, steps of the grid of first spikes, which are kept as bytes."""
     step: flags.Positive = 7.0
     """Length of a step, in ms. A cell is silent whose first event comes after the last step."""
     downsample: flags.Count = 1

@@ -280,9 +280,9 @@ def sound(path: pathlib.Path) -> None:
     """Recordings of two speakers."""
     import numpy as np
 
-    audio = np.random.RandomState(0).randint(-99, 99, 80000).astype(np.int16)
-    label, offsets = np.arange(80) % 4, np.arange(81) * 1000
-    who = np.array(["anna", "bert"])[np.arange(80) % 2]
+    audio = np.random.RandomState(0).randint(-99, 99, 200000).astype(np.int16)
+    label, offsets = np.arange(200) % 4, np.arange(201) * 1000
+    who = np.array(["anna", "bert"])[np.arange(200) % 2]
     np.savez(path, audio=audio, offsets=offsets, label=label, rate=8000, speaker=who)
 
 
