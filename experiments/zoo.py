@@ -216,8 +216,11 @@ def main(cfg: Config) -> dict[str, Any]:
         return {"test_accuracy": card.test_accuracy, "bytes": card.bytes}
     if cfg.name is None:
         cards = zoo.cards()
-        rows = [[c.name, f"{100 * c.test_accuracy:.2f} %", f"{c.bytes / 1e6:.2f} MB", c.about] for c in cards]  # fmt: skip
-        print(Table(("name", "test accuracy", "size", "what it is"), rows).text(), end="\n\n")  # fmt: skip
+        rows = [[c.name, f"{100 * c.test_accuracy:.2f} %", f"{c.bytes / 1e6:.2f} MB", c.data["name"]] for c in cards]  # fmt: skip
+        print(Table(("name", "test accuracy", "size", "trained on"), rows).text(), end="\n\n")  # fmt: skip
+        for c in cards:
+            print(f"{c.name}: {c.about}")
+        print()
         return {"networks": len(cards), "megabytes": round(sum(c.bytes for c in cards) / 1e6, 2)}  # fmt: skip
     print(card := zoo.card(cfg.name), end="\n\n")
     if not cfg.check:
