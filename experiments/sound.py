@@ -284,10 +284,11 @@ def save_figures(
     """Writes sound.png, curves.png and confusion.png; with surrogate gradients also raster.png and membranes.png."""
     samples, labels = dataset.test
     encode = encoder(cfg, shapes)
-    heard = encode(jnp.asarray(samples[:3]))
+    shown = np.unique(labels, return_index=True)[1][:3]  # one of each of three classes
+    heard = encode(jnp.asarray(samples[shown]))
     heard = heard.values if cfg.exact else heard
-    titles = [dataset.class_names[label] for label in labels[:3]]
-    drawn = {"sound": sound_figures.spectrograms(np.asarray(heard), titles, samples=samples[:3])}  # fmt: skip
+    titles = [dataset.class_names[label] for label in labels[shown]]
+    drawn = {"sound": sound_figures.spectrograms(np.asarray(heard), titles, samples=samples[shown])}  # fmt: skip
     layers = None if cfg.exact else make_network(cfg, shapes).graphdef
     common.save_figures(trained, dataset, drawn, graphdef=layers, encode=encode)
 

@@ -18,7 +18,8 @@ CAPTIONS = {
     "accuracy": "Accuracy over all classes seen so far, after each task.",
     "predictions": "How often each class is answered, right and wrong. A network that forgets answers the last classes.",
     "confusion": "True class by row, answer by column. Blue: right. Orange: mistakes. A dark orange field is a pair of classes that the network mixes up.",
-    "recordings": "Recordings as the network sees them.",
+    "recordings": "Recordings as the network sees them, cut into steps: time goes to the right. Blue cells became brighter, orange ones darker.",
+    "sound": "Recordings as the network hears them, time to the right. Above the wave. Below how strong each band of pitches is: the bluer, the stronger.",
     "raster": "Spikes of one sample. A row is a neuron, a stroke a spike, time goes to the right. Blank rows are neurons with nothing to say to this sample.",
     "membranes": "Membrane potentials of a few neurons. Dashed: the threshold. Above it the neuron spikes, a stroke on top.",
     "spike_times": "When neurons spike first. The earlier, the more certain.",
@@ -85,7 +86,7 @@ def write(folder: check.Path) -> pathlib.Path:
         raise runs.RunError(
             f"{run.path} has not finished: there is no summary.json in it. Run its command again with --resume."
         )
-    results = {k: v for k, v in run.summary.items() if k not in folders.PLACE and not isinstance(v, list | dict)}  # fmt: skip
+    results = {k: v for k, v in run.summary.items() if k not in folders.PLACE and v is not None and not isinstance(v, list | dict)}  # fmt: skip
     first = [(k, results.pop(k)) for k in _WORDS if k in results]
     asked = {k: results.pop(k) for k in [*results] if k in run.config or k == "dataset"}
     tables = [Table(("result", "value"), [_words(*pair) for pair in first])]
