@@ -93,16 +93,17 @@ def test_convolution_equals_a_loop_over_pixels():
     ("images", "block_images", "blocks"), [(6, 6, 1), (6, 2, 3), (7, 2, 7)]
 )
 def test_blocks_of_images_change_nothing(images, block_images, blocks, monkeypatch):
-    """Several blocks, a number of images they do not divide, and one block."""
+    """Several blocks, a number of images they do not divide, and one block. Batched weights take products for all three."""
     x, w = normal(images, 5, 4, 3), normal(3, 3, 3, 2, seed=1)
     monkeypatch.setattr(conv, "_BLOCK_BYTES", block_images * 4 * 5 * 4 * 27)
     jax.clear_caches()  # what was traced for these shapes had another block size
     geometry = conv._Geometry(x.shape, w.shape, 1, "same")
     assert conv._num_blocks(geometry, images) == blocks
-    run = jax.jit(with_gradients(conv.conv2d)).lower(x, w)
+    batched = jax.vmap(with_gradients(conv.conv2d), in_axes=(None, 0))
+    run = jax.jit(batched).lower(x, w[None])
     assert run.as_text().count("stablehlo.while") == (3 if blocks > 1 else 0)
     want = jax.jit(with_gradients(lax_conv))(x, w)
-    jax.tree.map(close, run.compile()(x, w), want)
+    jax.tree.map(lambda a, b: close(a[0], b), run.compile()(x, w[None]), want)
 
 
 def test_convolution_inside_a_scan():

@@ -1,10 +1,14 @@
 """Convolution and pooling on `[N, H, W, C]`, with gradients that are fast on every backend.
 
-XLA's CPU backend computes the gradients of `lax.conv_general_dilated` many times slower than matrix products of the same
-size, and slower still inside a scan. Here convolution and both its gradients are matrix products on the CPU, over patches
-(im2col) or, for 3 x 3 kernels with channels enough, over Winograd's transformed tiles, in blocks of images that stay in the cache; on GPU and TPU
-they are the backend's own convolutions. Weights that `vmap` batches would make those grouped convolutions, slow everywhere, so batched weights
-take the matrix products too.
+On GPU and TPU convolution and both its gradients are the backend's own. On a CPU each takes the fastest of three, as `benchmarks.convolution`
+measures them:
+
+- Winograd's transformed tiles, all three, for 3 x 3 kernels with channels enough;
+- XLA's forward convolution: the forward pass, and with stride 1 the gradient of the images, which is the forward pass of the
+  kernel turned round. XLA's own gradients are up to three times slower;
+- else matrix products over patches (im2col), in blocks of images that stay in the cache.
+
+Weights that `vmap` batches would make XLA's convolutions grouped ones, slow everywhere, so batched weights take the matrix products.
 """
 
 import functools
@@ -87,6 +91,12 @@ class _Geometry:
     @property
     def patch(self) -> int:
         return self.kh * self.kw * self.cin
+
+    @property
+    def turns(self) -> bool:
+        """Whether the gradient of the images is a plain convolution with the kernel turned round."""
+        sides = zip((self.kh, self.kw), self.pads, strict=True)
+        return self.stride == 1 and all(max(p) < side for side, p in sides)
 
     def winograd(self, dtype) -> bool:
         """Whether `jsnn.kernels.winograd` computes it, exactly enough and faster."""
@@ -191,6 +201,23 @@ def _weight_grad_products(geo: _Geometry, x: Array, g: Array) -> Array:
     return dw.T.reshape(geo.kh, geo.kw, geo.cin, geo.cout)
 
 
+def _forward_cpu(geo: _Geometry, x: Array, w: Array) -> Array:
+    if geo.winograd(x.dtype):
+        return winograd.forward(x, w, geo.pads)
+    return _forward_lax(geo, x, w)
+
+
+def _input_grad_cpu(geo: _Geometry, g: Array, w: Array) -> Array:
+    if geo.winograd(g.dtype) or not geo.turns:
+        return _input_grad_products(geo, g, w)
+    sides = zip((geo.kh, geo.kw), geo.pads, strict=True)
+    pads = tuple((side - 1 - low, side - 1 - high) for side, (low, high) in sides)
+    turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
+    return lax.conv_general_dilated(
+        g, turned, (1, 1), pads, dimension_numbers=_DIMENSIONS
+    )
+
+
 def _forward_lax(geo: _Geometry, x: Array, w: Array) -> Array:
     return lax.conv_general_dilated(
         x, w, (geo.stride, geo.stride), geo.pads, dimension_numbers=_DIMENSIONS
@@ -208,9 +235,12 @@ def _weight_grad_lax(geo: _Geometry, x: Array, g: Array) -> Array:
 
 
 def _kernel(
-    products: Callable[..., Array], native: Callable[..., Array], folds: bool
+    cpu: Callable[..., Array],
+    native: Callable[..., Array],
+    products: Callable[..., Array],
+    folds: bool,
 ) -> Callable[[_Geometry], Callable[[Array, Array], Array]]:
-    """One of the three operations: matrix products on CPU, the backend's convolution elsewhere, and a rule for `vmap`.
+    """One of the three operations: what is fastest on a CPU, the backend's convolution elsewhere, and a rule for `vmap`.
 
     Where only the images are batched (and the result has an image axis: `folds`), the batch joins the image axis.
     """
@@ -222,7 +252,7 @@ def _kernel(
             return lax.platform_dependent(
                 a,
                 b,
-                cpu=functools.partial(products, geo),
+                cpu=functools.partial(cpu, geo),
                 default=functools.partial(native, geo),
             )
 
@@ -239,9 +269,13 @@ def _kernel(
     return build
 
 
-_forward = _kernel(_forward_products, _forward_lax, folds=True)
-_input_grad = _kernel(_input_grad_products, _input_grad_lax, folds=True)
-_weight_grad = _kernel(_weight_grad_products, _weight_grad_lax, folds=False)
+_forward = _kernel(_forward_cpu, _forward_lax, _forward_products, folds=True)
+_input_grad = _kernel(
+    _input_grad_cpu, _input_grad_lax, _input_grad_products, folds=True
+)
+_weight_grad = _kernel(
+    _weight_grad_products, _weight_grad_lax, _weight_grad_products, folds=False
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
