@@ -19,7 +19,7 @@ import jax
 import tyro
 from jax.sharding import Mesh
 
-from jsnn import check
+from jsnn import check, compilation
 from jsnn import mesh as meshes
 from jsnn.data import DataError
 from jsnn.train import stop
@@ -125,6 +125,8 @@ class Run(Checked):
     """Also write TensorBoard event files."""
     progress: bool = True
     """Show a progress bar."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, for later runs to start faster; the result is the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,7 +200,7 @@ class Supervised(Devices, Seeds, Run):
 
 
 # What may change between a run and its resumption: where it reads, writes and computes, and how it shows itself.
-FREE = ("out", "data_dir", "checkpoint_seconds", "resume", "tensorboard", "progress")
+FREE = ("out", "data_dir", "checkpoint_seconds", "resume", "tensorboard", "progress", "compilation_cache")  # fmt: skip
 FREE += tuple(field.name for field in dataclasses.fields(Devices))
 
 
@@ -334,6 +336,10 @@ def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         cfg = parse(config, sys.argv[1:])
+        if getattr(cfg, "compilation_cache", True):
+            compilation.keep()
+        else:
+            jax.config.update("jax_enable_compilation_cache", False)
         summary = main(cfg)
         _report(cfg)
     except MISTAKES as error:

@@ -61,6 +61,7 @@ _HOME = {
 _ROOMS = (
     "activity",
     "augment",
+    "compilation",
     "continual",
     "data",
     "delays",
@@ -70,6 +71,7 @@ _ROOMS = (
     "head",
     "layers",
     "losses",
+    "memory",
     "metrics",
     "models",
     "neurons",

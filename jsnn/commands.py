@@ -10,6 +10,8 @@ import pathlib
 import sys
 from types import ModuleType
 
+from jsnn import memory
+
 _HERE = pathlib.Path(__file__).resolve().parent
 _MAIN = '\nif __name__ == "__main__":'
 
@@ -82,6 +84,7 @@ def main() -> None:
         known = ", ".join(names())
         sys.exit(f"error: there is no command {name!r}: choose one of {known}.")
     else:
+        memory.restart(sys.orig_argv)
         module = script(name)
         sys.argv = [f"jsnn {name}", *sys.argv[2:]]
         module.cli.run(module.Config, module.main)

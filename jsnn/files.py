@@ -36,6 +36,19 @@ def write(path: pathlib.Path, content: Content) -> pathlib.Path:
         raise
 
 
+def cache() -> pathlib.Path:
+    """The folder of what can be made again: named by `JSNN_CACHE`, by default the user's cache folder.
+
+    Raises:
+      RuntimeError: if it lies in a home folder, and there is none.
+    """
+    import platformdirs
+
+    own = os.environ.get("JSNN_CACHE")
+    # Without a home: ~/…, or an error.
+    return pathlib.Path(own or platformdirs.user_cache_path("jsnn")).expanduser()
+
+
 def probe(folder: pathlib.Path) -> None:
     """Sees that a folder takes files.
 

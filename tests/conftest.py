@@ -6,8 +6,10 @@ import shutil
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Decoded data go to a folder of this session, and never to the user's cache.
-os.environ["JSNN_CACHE"] = tempfile.mkdtemp(prefix="jsnn-tests-")
+# Decoded data and compiled programs go to a folder of this session, shared by all its processes, and never to the user's cache.
+OURS = "PYTEST_XDIST_WORKER" not in os.environ  # not one of several workers
+if OURS:
+    os.environ["JSNN_CACHE"] = tempfile.mkdtemp(prefix="jsnn-tests-")
 
 import jax
 import numpy as np
@@ -27,11 +29,10 @@ def needs(path: pathlib.Path):
     return pytest.mark.skipif(not path.exists(), reason=f"needs {path}")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache_of_this_session():
-    folder = os.environ["JSNN_CACHE"]
-    yield
-    shutil.rmtree(folder, ignore_errors=True)
+def pytest_unconfigure():
+    """The first process is the last to end."""
+    if OURS:
+        shutil.rmtree(os.environ["JSNN_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture

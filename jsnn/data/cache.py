@@ -60,19 +60,13 @@ def folder_of(name: str, paths: Iterable[pathlib.Path]) -> pathlib.Path:
 
 
 def _named(name: str) -> pathlib.Path:
-    own = os.environ.get("JSNN_CACHE")
     try:
-        return pathlib.Path(own or _users_own()).expanduser() / name
+        return files.cache() / name
     except RuntimeError as error:
+        own = os.environ.get("JSNN_CACHE")
         raise DataError(
             f"decoded images are kept in {own or 'the cache'} of a home folder, and there is none: name a folder by JSNN_CACHE."
         ) from error
-
-
-def _users_own() -> pathlib.Path:
-    import platformdirs
-
-    return platformdirs.user_cache_path("jsnn")  # without a home: ~/…, or an error
 
 
 def _fingerprint(prepared: pathlib.Path) -> str:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsnn import check
+from jsnn import check, compilation
 from jsnn import mesh as meshes
 from jsnn.data import Dataset
 from jsnn.train import bar as bars
@@ -74,6 +74,7 @@ def fit(
       FloatingPointError: if the loss or a parameter becomes NaN or infinite. Rows up to there and the last checkpoint stay.
       KeyboardInterrupt: on Ctrl-C or SIGTERM, after the steps under way and a checkpoint. A second Ctrl-C ends the process at once.
     """
+    compilation.keep()
     trainers.check_trainer(trainer)
     _check_data(data)
     _check_run(run, schedule)
