@@ -18,7 +18,7 @@ def keep() -> None:
 
     A shortcut at most: where there is no such folder, or it takes no files, programs are compiled as ever. Results are the same to the bit.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore
         return
     try:
         folder = files.cache() / "compiled"

@@ -7,9 +7,11 @@ import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Decoded data and compiled programs go to a folder of this session, shared by all its processes, and never to the user's cache.
-OURS = "PYTEST_XDIST_WORKER" not in os.environ  # not one of several workers
-if OURS:
-    os.environ["JSNN_CACHE"] = tempfile.mkdtemp(prefix="jsnn-tests-")
+os.environ["JSNN_CACHE"] = (
+    os.environ["JSNN_CACHE"]
+    if "PYTEST_XDIST_WORKER" in os.environ
+    else tempfile.mkdtemp(prefix="jsnn-tests-")
+)
 
 import jax
 import numpy as np
@@ -31,7 +33,7 @@ def needs(path: pathlib.Path):
 
 def pytest_unconfigure():
     """The first process is the last to end."""
-    if OURS:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
         shutil.rmtree(os.environ["JSNN_CACHE"], ignore_errors=True)
 
 

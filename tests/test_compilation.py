@@ -15,7 +15,9 @@ import jax, jax.numpy as jnp
 import jsnn
 
 sys.argv[1] == "off" and jax.config.update("jax_enable_compilation_cache", False)
-sys.argv[1] == "own" and jax.config.update("jax_compilation_cache_dir", sys.argv[2])
+if sys.argv[1] == "own":
+    jax.config.update("jax_compilation_cache_dir", sys.argv[2])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jsnn.compilation.keep()
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name) if "cache_hits" in name else None)

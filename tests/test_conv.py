@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jsnn.kernels import conv
+from jsnn.kernels import conv, pool
 
 # Float32 sums of at most some hundred terms of order one, in another order.
 close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
@@ -194,7 +194,7 @@ def pooled_loop(x, g, size, mode):
     return y, dx
 
 
-POOLS = {"max": conv.max_pool, "avg": conv.avg_pool}
+POOLS = {"max": pool.max_pool, "avg": pool.avg_pool}
 IMAGES = {
     "distinct": normal(2, 6, 6, 3),
     "constant": np.ones((2, 4, 4, 1), np.float32),
@@ -238,7 +238,7 @@ def test_max_pool_equals_lax_without_ties():
     @jax.jit
     def run(x, g):
         results = []
-        for fn in (functools.partial(conv.max_pool, size=2), reduce_window):
+        for fn in (functools.partial(pool.max_pool, size=2), reduce_window):
             y, vjp = jax.vjp(fn, x)
             results.append((y, *vjp(g)))
         return results
@@ -249,14 +249,14 @@ def test_max_pool_equals_lax_without_ties():
 def test_max_pool_over_more_pixels_than_a_byte_counts():
     x = np.zeros((1, 17, 18, 1), np.float32)
     x[0, 16, 16] = 1  # the 289th pixel of the window
-    dx = jax.jit(jax.grad(lambda x: conv.max_pool(x, 17).sum()))(x)
+    dx = jax.jit(jax.grad(lambda x: pool.max_pool(x, 17).sum()))(x)
     np.testing.assert_array_equal(dx, x)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_dtypes_are_kept(dtype):
     def network(x, w):
-        y = conv.avg_pool(conv.max_pool(conv.conv2d(x, w)))
+        y = pool.avg_pool(pool.max_pool(conv.conv2d(x, w)))
         return conv.linear(y.reshape(4, -1), w[0, 0].reshape(8, 1)).sum()
 
     with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict"):
@@ -283,8 +283,8 @@ def test_dtypes_are_kept(dtype):
             lambda x, w: conv.conv2d(x[:, :2], w, padding="valid"),
             r"`weight` of \(3, 3\).*larger than the padded image \(2, 4\)",
         ),
-        (lambda x, w: conv.max_pool(x, 5), "`size`.*between 1 and.*4 pixels, got 5"),
-        (lambda x, w: conv.avg_pool(x, 0), "`size`.*got 0"),
+        (lambda x, w: pool.max_pool(x, 5), "`size`.*between 1 and.*4 pixels, got 5"),
+        (lambda x, w: pool.avg_pool(x, 0), "`size`.*got 0"),
     ],
 )
 def test_errors_name_argument_and_value(call, message, monkeypatch):

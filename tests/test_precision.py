@@ -12,7 +12,7 @@ from flax import nnx
 
 from jsnn import augment, encode, layers, losses, neurons
 from jsnn.eventprop import latency
-from jsnn.kernels import conv, fused, norm
+from jsnn.kernels import fused, norm, pool
 from jsnn.models.csnn import csnn, fast_csnn
 from jsnn.stdp import encode as ranks
 from jsnn.stdp import inhibition, layer, reward, traces, unsupervised
@@ -130,7 +130,7 @@ def test_pools_and_batch_norm_of_whole_numbers(kind):
     wide, x = x.astype(np.float64), jnp.asarray(x)
     for size in (2, 16):
         mean = wide.reshape(4, 16 // size, size, 16 // size, size, 3).mean((2, 4))
-        np.testing.assert_allclose(conv.avg_pool(x, size), mean, rtol=1e-6)
+        np.testing.assert_allclose(pool.avg_pool(x, size), mean, rtol=1e-6)
     y, mean, var = norm.batch_norm(x, jnp.ones(3), jnp.zeros(3), 0.0)
     axes = (0, 1, 2)
     np.testing.assert_allclose(mean, wide.mean(axes), rtol=1e-6)

@@ -20,7 +20,7 @@ import jsnn
 FENCE = "`" * 8
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Example", "Examples")
 # What the library's own parts need; a reader's programs do not call them.
-INTERNAL = ("__main__", "advice", "check", "commands", "files", "kernels", "memory", "precision", "receptive_fields")  # fmt: skip
+INTERNAL = ("__main__", "advice", "check", "commands", "files", "kernels", "precision", "receptive_fields")  # fmt: skip
 
 
 def split(text: str) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int
 from jsnn import check
 from jsnn.eventprop.spikes import Drive, OccupiedSpikes, TimedSpikes, time_gate
 from jsnn.kernels import conv as convolution
+from jsnn.kernels import pool as pooling
 from jsnn.unroll import folded
 
 Linear = Callable[[Any, Array], Array]
@@ -107,7 +108,7 @@ def avg_pool(size: int) -> Callable[[Array], Array]:
       ValueError: if `size` is less than 1.
     """
     size = check.whole("size", size, 1)
-    return lambda x: convolution.avg_pool(x, size)
+    return lambda x: pooling.avg_pool(x, size)
 
 
 def _whole_steps(delay: Array, dt: float, max_steps: int) -> Int[Array, "..."]:

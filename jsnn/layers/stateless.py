@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from jsnn import check
-from jsnn.kernels import conv
+from jsnn.kernels import conv, pool
 from jsnn.layers.base import Init, Layer, init_parameters
 from jsnn.precision import like
 
@@ -126,7 +126,7 @@ class MaxPool(Layer):
 
     def forward(self, x: Array) -> Array:
         """`[N, H, W, C] -> [N, H', W', C]`."""
-        return conv.max_pool(x, self.size)
+        return pool.max_pool(x, self.size)
 
 
 class AvgPool(Layer):
@@ -146,7 +146,7 @@ class AvgPool(Layer):
 
     def forward(self, x: Array) -> Array:
         """`[N, H, W, C] -> [N, H', W', C]`."""
-        return conv.avg_pool(x, self.size)
+        return pool.avg_pool(x, self.size)
 
 
 class Stateless(Layer):
