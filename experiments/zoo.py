@@ -1,7 +1,7 @@
 """Lists the networks that come with jsnn, tests one on its data, or makes an entry of a finished run.
 
     python -m experiments.zoo
-    python -m experiments.zoo --name csnn_mnist --check
+    python -m experiments.zoo --name yinyang --check
     python -m experiments.zoo --name spoken_digits --check --data spoken.npz
     python -m experiments.zoo --name csnn_mnist --run runs/fast --into jsnn/zoo --about "Convolutional network, 4 steps."
 

@@ -1,7 +1,7 @@
 """Trained networks that come with the library, and a card for each that says how it was made and what it reaches.
 
-    fitted = jsnn.zoo.load("csnn_mnist")
-    fitted.predict(images).label
+    fitted = jsnn.zoo.load("spoken_digits")
+    fitted.predict(sound).label
 
 The command `jsnn zoo` lists them, tests one on its data, and makes an entry of a finished run.
 """
