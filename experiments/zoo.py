@@ -172,14 +172,16 @@ def make(cfg: Config) -> zoo.Card:
     original = rebuild.from_run(cfg.run, None)
     made = rebuild.made_by(cfg.run, original.about)
     test = test_set(made, cfg.data, cfg.data_dir)
-    parameters = _stored(cfg.run, path, cfg.storage)
-    fitted = entries.read(path)
+    part = path.with_name(f".{path.name}")  # an entry of this name stays until then
+    parameters = _stored(cfg.run, part, cfg.storage)
+    fitted = entries.read(part)
     right = _right(fitted, test)
     if cfg.storage == "float16":
         lost = abs(float(_right(original, test).mean() - right.mean()))
         if lost > 5e-4:
-            path.unlink()
+            part.unlink()
             raise ValueError(f"`--storage float16` changes the test accuracy by {100 * lost:.2f} points: leave it out.")  # fmt: skip
+    part.replace(path)
     about, words = fitted.about, zoo_words.of(rebuild.made_by(path, fitted.about))
     card = zoo.Card(
         name=cfg.name,

@@ -94,7 +94,7 @@ def run(tmp_path):
     return folder
 
 
-def test_an_entry_is_made_of_a_finished_run(run, tmp_path):
+def test_an_entry_is_made_of_a_finished_run(run, tmp_path, monkeypatch):
     card = zoo.card("yinyang")
     cfg = script.Config(
         name="yinyang",
@@ -104,12 +104,25 @@ def test_an_entry_is_made_of_a_finished_run(run, tmp_path):
         measured=card.seeds.get("measured", ""),
     )
     made = script.make(cfg)
-    assert made == card
-    assert zoo.read_card(tmp_path / "zoo/yinyang.json") == card
+    # Other processors add in another order, which may turn a sample or a spike.
+    again = made._replace(test_accuracy=card.test_accuracy, first=card.first, operations=card.operations)  # fmt: skip
+    assert again == card
+    assert abs(made.test_accuracy - card.test_accuracy) <= 0.002
+    assert made.operations == pytest.approx(card.operations, rel=0.01)
+    assert zoo.read_card(tmp_path / "zoo/yinyang.json") == made
     with pytest.raises(saved.ModelError, match="is no card"):
         zoo.read_card(tmp_path / "zoo/yinyang.safetensors")
 
-    half = script.make(dataclasses.replace(cfg, storage="float16"))
+    # Whether float16 turns a sample depends on the processor, so what is right is given: first another one, then the same.
+    found = iter([np.arange(1000) < 980, np.arange(1000) < 981])
+    monkeypatch.setattr(script, "_right", lambda *_: next(found))
+    halved = dataclasses.replace(cfg, storage="float16")
+    with pytest.raises(ValueError, match=r"changes the test accuracy by 0\.10 points"):
+        script.make(halved)
+    assert {p.name for p in (tmp_path / "zoo").iterdir()} == {"yinyang.json", "yinyang.safetensors"}  # fmt: skip
+    assert zoo.read_card(tmp_path / "zoo/yinyang.json") == made
+    monkeypatch.setattr(script, "_right", lambda *_: np.arange(1000) < 980)
+    half = script.make(halved)
     assert half.bytes < 0.6 * card.bytes
     stored = saved.read(tmp_path / "zoo/yinyang.safetensors")[0]
     assert {x.dtype for x in stored.values()} == {np.dtype(np.float16)}
