@@ -26,9 +26,9 @@ ROOMS = (
     "experiments.flags",
     "experiments.cli",
 )
-# Of about half a minute: a program is traced once for its sizes, whatever its length, and most of that is used again.
+# Of about forty seconds: a program is traced once for its sizes, whatever its length. Most of that trace is used again, but counted here.
 TRAININGS = {
-    "csnn": "csnn_mnist --data digits --network mlp --hidden 128 --timesteps 16 --epochs 200 --no-progress",
+    "csnn": "csnn_mnist --data digits --network mlp --hidden 128 --timesteps 16 --epochs 400 --no-progress",
     "eventprop": "eventprop_yinyang --hidden 60 --num-train 1000 --epochs 90 --no-progress",
     "stdp": "stdp_mnist --data digits --recipe tiny_chain --epochs 4 8 --no-progress",
     "tasks": "cil_cifar10 --data digits --network mlp --hidden 128 --timesteps 8 --epochs-per-task 8 --method er --buffer 200 --no-progress",
