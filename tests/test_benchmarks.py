@@ -18,6 +18,7 @@ from benchmarks import (
     csnn,
     dense,
     event_memory,
+    framing,
     machine,
     memory,
     neurons,
@@ -461,3 +462,17 @@ def test_memory_of_events_is_measured_in_processes_of_their_own():
     assert [row["case"] for row in found] == list(event_memory.CASES)
     assert all(0 < row["start_gb"] <= row["peak_gb"] < 4 for row in found)
     assert found[0]["events"] == 130 * 50
+
+
+def test_framing_counts_every_event(capsys):
+    found = framing.main(framing.Config(recordings=3, events=40, timesteps=2, rounds=1, min_seconds=0.01))  # fmt: skip
+    assert [row["library"] for row in found] == ["jsnn, packed", "jsnn, flat"]
+    assert all(row["recordings_per_second"] > 0 for row in found)
+    assert "tonic" in capsys.readouterr().out
+
+
+def test_framing_refuses_a_peer_that_counts_other_events(monkeypatch):
+    worker = types.SimpleNamespace(facts={"check": 100.0})
+    monkeypatch.setattr(processes, "start_peers", lambda *_: {"tonic": worker})
+    with pytest.raises(ValueError, match="tonic counts 100 events, jsnn 120"):
+        framing.main(framing.Config(recordings=3, events=40, rounds=1, min_seconds=0.01))  # fmt: skip
