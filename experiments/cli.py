@@ -331,6 +331,14 @@ def _report(cfg: Any) -> None:
         run_report.write(out)
 
 
+def _tell(summary: Mapping[str, Any]) -> None:
+    """Prints what a script returns, in the process that speaks for all."""
+    if meshes.is_primary():
+        width = max(map(len, summary))
+        lines = [f"{name:<{width}}  {value}" for name, value in summary.items()]
+        print("\n".join(lines), flush=True)
+
+
 def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:
     """Parses flags into `config`, calls `main` on it, and prints the summary it returns."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -342,6 +350,9 @@ def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:
             jax.config.update("jax_enable_compilation_cache", False)
         summary = main(cfg)
         _report(cfg)
+        _tell(summary)
+    except BrokenPipeError:  # whoever read what we print has gone, as `head` does
+        os._exit(128 + signal.SIGPIPE)
     except MISTAKES as error:
         _end(f"error: {error}", 2)
     except OSError as error:
@@ -366,8 +377,3 @@ def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:
             flush=True,
         )
         os._exit(3)  # a regular end would wait minutes for the process that is gone
-    if not meshes.is_primary():
-        return
-    width = max(map(len, summary))
-    for name, value in summary.items():
-        print(f"{name:<{width}}  {value}")

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -75,6 +78,16 @@ def test_what_is_no_run_is_one_line(root, capsys, tmp_path):
     (root / "c" / "config.json").write_text("{")
     assert len(folders.find(root)) == 3
     assert "Left out" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_error(root):
+    """As `head` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "experiments.runs", str(root)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_curves_of_runs_lie_over_each_other(root, tmp_path, capsys):
