@@ -140,6 +140,7 @@ SOUND = Rules(
         Needs("max_delay", lambda c: c.recipe == "delays", "--recipe delays"),
         Needs("tau_m tau_s min_slope", lambda c: c.exact, "--recipe eventprop"),
     ),
+    before=lambda c: {"centre": 0.0},
 )
 
 SWEEP = Rules(

@@ -40,14 +40,15 @@ from jsnn.train.trainer import Trainer
 from . import cli, common, flags, rules
 
 _SURROGATE: dict[str, Any] = {
-    "hidden": (256, 256), "epochs": 30, "learning_rate": 2e-3, "dropout": 0.2, "gain": 0.3, "warp": 0.1, "trim": 0.05,
+    "hidden": (256, 256), "epochs": 30, "learning_rate": 2e-3, "dropout": 0.2, "centre": 0.0, "gain": 0.3, "warp": 0.1, "trim": 0.05,
 }  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
     "dense": _SURROGATE,
     "delays": _SURROGATE | {"max_delay": 10},
     "recurrent": _SURROGATE,
     "eventprop": _SURROGATE | {
-        "hidden": (256,), "learning_rate": 5e-3, "dropout": 0.0, "gain": 0.1, "tau_m": 4.0, "tau_s": 1.0, "min_slope": 1.0,
+        "hidden": (512,), "learning_rate": 5e-2, "dropout": 0.0, "centre": 3.6, "gain": 0.1, "tau_m": 4.0, "tau_s": 1.0, "min_slope": 1.0,
+        "warp": 0.05, "trim": 0.02,
     },
 }  # fmt: skip
 
@@ -88,8 +89,10 @@ class Config(cli.Data, cli.Supervised):
     """Number of filters."""
     floor: flags.Positive = 1e-3
     """Loudness at which the logarithm begins to rise."""
+    centre: flags.NotNegative = cli.OF_RECIPE
+    """Subtracted from the features: their mean, for networks without batch norm."""
     gain: flags.Positive = cli.OF_RECIPE
-    """Factor on the features."""
+    """Factor on the features, once centred."""
     hidden: tuple[flags.Count, ...] = cli.OF_RECIPE
     """Neurons of the hidden layers."""
     beta: Annotated[float, "[0, 1]"] = 0.9
@@ -163,13 +166,13 @@ def encoder(
 
     def encode(samples: jax.Array, key: jax.Array | None = None) -> Any:
         if key is None:
-            heard = gain * listen(samples)
+            heard = gain * (listen(samples) - cfg.centre)
             return TimedSpikes(heard) if cfg.exact else heard
         k_warp, k_start, k_drop = jax.random.split(key, 3)
         size = (len(samples),)
         warp = 1 + cfg.warp * jax.random.uniform(k_warp, size, minval=-1, maxval=1)
         start = 1000 * cfg.trim * jax.random.uniform(k_start, size, minval=-1, maxval=1)
-        heard = gain * listen(samples, warp=warp, start_ms=start)
+        heard = gain * (listen(samples, warp=warp, start_ms=start) - cfg.centre)
         if not cfg.exact:
             return heard
         kept = jax.random.bernoulli(k_drop, 1 - cfg.dropout, heard.shape[1:])
