@@ -125,8 +125,8 @@ def trainer_for(
       ValueError: if the sensor is too small for the network.
     """
     network = cfg.network(shapes)
-    cells = [-(-side // cfg.downsample) for side in shapes.sensor or ()]
-    networks.shapes(network, (cells[0], cells[1]))
+    assert shapes.sensor is not None, "recordings have a sensor"
+    networks.shapes(network, shapes.sensor)
     made = stdp.trainer(network, doubling=cfg.doubling)
     return readout.linear(made, network, shapes.inputs, shapes.num_classes)
 

@@ -83,6 +83,11 @@ class Frontend:
         object.__setattr__(self, "num_steps", check_num_steps(self.num_steps))
         check.number("threshold", self.threshold, "[0, inf)")
 
+    def size(self, image: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of what is encoded, for an image of so many."""
+        grown = 2 * self.padding - self.kernels.shape[-1] + 1
+        return image[0] + grown, image[1] + grown
+
 
 class EventFrontend(Frontend):
     """What turns event recordings into spike times: each cell's first event of each polarity, on a grid of T steps.
@@ -118,6 +123,11 @@ class EventFrontend(Frontend):
     sensor: tuple[int, int]
     dt_us: float
     downsample: int
+
+    def size(self, image: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the cells that are seen, however long a recording is."""
+        rows, columns = (-(-side // self.downsample) for side in self.sensor)
+        return rows, columns
 
     def times(self, rows: Array) -> UInt8[Array, "N 2 H W"]:
         """First-spike times of recordings packed as rows `[N, L, 2]`, see `jsnn.data.events.pack`."""

@@ -247,8 +247,7 @@ def shapes(network: Network, image: tuple[int, int]) -> tuple[Shape, list[list[S
       ValueError: if the image is too small for a layer, or for the read-out.
     """
     frontend = network.frontend()
-    grown = 2 * frontend.padding - frontend.kernels.shape[-1] + 1
-    encoded: Shape = (len(frontend.kernels), image[0] + grown, image[1] + grown)
+    encoded: Shape = (len(frontend.kernels), *frontend.size(image))
     below, found = encoded, []
     for branches in stages(network):
         outputs = [layer.output_shape(spec, below) for spec in branches]
