@@ -181,7 +181,7 @@ def hold_out(
     Raises:
       ValueError: if there are fewer than classes, or a class would have none left.
     """
-    num_validation = check.whole("num_validation", num_validation, 0)
+    num_validation = check.whole("num_validation", num_validation)  # its range is below
     seed = check.whole("seed", seed, 0, 2**32 - 1)
     held = np.zeros(len(labels), bool)
     if num_validation == 0:
