@@ -82,7 +82,10 @@ def loop(index, steps, dt=None, polarity="kept", down=1, crop=None, soft=False):
         {"dt": 130.0, "soft": True},
     ],
 )
-def test_frames_are_those_of_a_loop_over_events(how):
+@pytest.mark.parametrize("counted", [2**31, 1])
+def test_frames_are_those_of_a_loop_over_events(how, counted, monkeypatch):
+    """Also where places are too many to be counted along one axis."""
+    monkeypatch.setattr(ev, "_COUNTED", counted)
     names = {"dt": "dt_us", "down": "downsample"}
     renamed: dict[str, Any] = {names.get(k) or k: v for k, v in how.items()}
     got = ev.frames(batch(), 6, **renamed)

@@ -17,6 +17,8 @@ from jaxtyping import Float, Int, UInt8
 
 from jsnn import check
 
+# Numbers of 32 bits, by which XLA counts places.
+_COUNTED = 2**31
 POLARITIES = ("kept", "signed", "merged")
 
 
@@ -304,7 +306,7 @@ def frames(
     shape = (num_steps, len(batch.x), *size, channels)
     # XLA adds to one axis in half the time that it takes for five.
     flat = (math.prod(shape),)
-    if flat[0] >= 2**31:  # beyond what its indices count
+    if flat[0] + flat[0] // num_steps >= _COUNTED:  # with the step that is dropped
         flat = (num_steps * len(batch.x), flat[0] // (num_steps * len(batch.x)))
     result = jnp.zeros(flat, phase.dtype)
 
