@@ -1,7 +1,6 @@
 """Convolution on `[N, H, W, C]`, with gradients that are fast on every backend.
 
-On GPU and TPU convolution and both its gradients are the backend's own. On a CPU each takes the fastest of three, as `benchmarks.convolution`
-measures them:
+On GPU and TPU convolution and both its gradients are the backend's own. On a CPU each takes the fastest of three:
 
 - Winograd's transformed tiles, all three, for 3 x 3 kernels with channels enough;
 - XLA's forward convolution: the forward pass, and with stride 1 the gradient of the images, which is the forward pass of the
@@ -202,17 +201,14 @@ def _weight_grad_products(geo: _Geometry, x: Array, g: Array) -> Array:
 
 
 def _forward_cpu(geo: _Geometry, x: Array, w: Array) -> Array:
-    if geo.winograd(x.dtype):
-        return winograd.forward(x, w, geo.pads)
-    return _forward_lax(geo, x, w)
+    found = _forward_products if geo.winograd(x.dtype) else _forward_lax
+    return found(geo, x, w)
 
 
 def _input_grad_cpu(geo: _Geometry, g: Array, w: Array) -> Array:
     if geo.winograd(g.dtype) or not geo.turns:
         return _input_grad_products(geo, g, w)
-    sides = zip((geo.kh, geo.kw), geo.pads, strict=True)
-    pads = tuple((side - 1 - low, side - 1 - high) for side, (low, high) in sides)
-    turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
+    turned, pads = winograd.turned(w, geo.pads)
     return lax.conv_general_dilated(
         g, turned, (1, 1), pads, dimension_numbers=_DIMENSIONS
     )

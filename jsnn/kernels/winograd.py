@@ -126,9 +126,17 @@ def input_grad(
     g: Float[Array, "N H2 W2 O"], weight: Float[Array, "3 3 I O"], pads: Pads
 ) -> Float[Array, "N H W I"]:
     """The transpose of `forward` in its images, for pads of at most 2."""
-    turned = weight[::-1, ::-1].transpose(0, 1, 3, 2)
+    return forward(g, *turned(weight, pads))
+
+
+def turned(
+    weight: Float[Array, "kh kw I O"], pads: Pads
+) -> tuple[Float[Array, "kh kw O I"], Pads]:
+    """The kernel and the zeros with which the gradient of the images is a convolution itself, with stride 1."""
+    high, wide = (side - 1 for side in weight.shape[:2])
     (top, bottom), (left, right) = pads
-    return forward(g, turned, ((2 - top, 2 - bottom), (2 - left, 2 - right)))
+    ends = (high - top, high - bottom), (wide - left, wide - right)
+    return weight[::-1, ::-1].transpose(0, 1, 3, 2), ends
 
 
 def weight_grad(
