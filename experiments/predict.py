@@ -23,7 +23,7 @@ import jsnn
 from jsnn import data
 from jsnn.data import event_files, events
 from jsnn.plot import figures
-from jsnn.train import rebuild, runs
+from jsnn.train import inputs, rebuild, runs
 
 from . import cli, flags, nir_networks, predict_pictures, rules
 
@@ -194,15 +194,8 @@ def fitting(found: Inputs, model: rebuild.Made) -> Inputs:
     Raises:
       ValueError: if they cannot be brought to it.
     """
-    x, done, frames = found.values, list(found.done), model.frames
-    wanted, of_sample = model.shapes.inputs, x.shape[1:]
-    if wanted == (*of_sample, 1):
-        x = x[..., None]
-    if len(of_sample) < frames or x.shape[1 + frames :] != wanted[frames:]:
-        axes = ("T", *wanted[1:]) if frames else wanted
-        raise ValueError(
-            f"The model takes inputs of shape [N, {', '.join(map(str, axes))}], got {[*found.values.shape]}."
-        )
+    done, frames = list(found.done), model.frames
+    x = inputs.shaped(found.values, model.shapes.inputs, any_length=frames)
     trained, bad = np.dtype(model.shapes.dtype), x.dtype.kind not in "biuf"
     if bad or not np.isfinite(x).all():
         raise ValueError("The inputs must be finite numbers, without NaN.")
