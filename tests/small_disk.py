@@ -1,11 +1,15 @@
-"""A file system of 1 MB, for tests of what happens when it is full or read-only."""
+"""Disks that take nothing more: a file system of 1 MB that is full or read-only, and one that refuses pictures."""
 
 import contextlib
+import errno
+import os
 import pathlib
 import subprocess
 from collections.abc import Iterator
 
 import pytest
+
+from jsnn import files
 
 
 @contextlib.contextmanager
@@ -33,3 +37,18 @@ def fill(folder: pathlib.Path) -> pathlib.Path:
 def make_read_only(folder: pathlib.Path) -> None:
     """Permission bits would not stop root; this does."""
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def without_pictures() -> Iterator[None]:
+    """A disk that is full whenever a picture is written."""
+    write = files.write
+
+    def refused(path, content):
+        if path.suffix == ".png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "write", refused)
+        yield

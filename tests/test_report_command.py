@@ -1,14 +1,12 @@
 """`jsnn report DIR` draws again what a run drew; a result stays where its pictures cannot be written."""
 
-import errno
 import json
-import os
 import shutil
 
 import pytest
+import small_disk
 
 from experiments import csnn_mnist, report
-from jsnn import files
 from jsnn.train.runs import RunError
 
 FLAGS = {
@@ -25,17 +23,10 @@ DRAWN = {"curves.png", "raster.png", "membranes.png", "confusion.png"}
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run that could not write its figures."""
-    out, write = tmp_path_factory.mktemp("runs") / "run", files.write
-
-    def to_full_disk(path, content):
-        if path.suffix == ".png":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(path, content)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "write", to_full_disk)
-        with pytest.raises(RunError, match=r"png could not be written.*jsnn report"):
-            csnn_mnist.main(csnn_mnist.Config(out, **FLAGS))
+    out = tmp_path_factory.mktemp("runs") / "run"
+    refused = pytest.raises(RunError, match=r"png could not be written.*jsnn report")
+    with small_disk.without_pictures(), refused:
+        csnn_mnist.main(csnn_mnist.Config(out, **FLAGS))
     return out
 
 

@@ -1,17 +1,15 @@
 """The experiments on sound and on first spikes end to end, on small made-up recordings."""
 
-import errno
 import json
-import os
 
 import jax
 import numpy as np
 import pytest
+import small_disk
 from predicted import predicted
 
 from experiments import events_stdp, report, sound
 from experiments.sound import Config
-from jsnn import files
 from jsnn.data import recorded
 from jsnn.train import rebuild
 from jsnn.train.runs import RunError
@@ -42,17 +40,9 @@ def file(tmp_path_factory):
 
 def drawn_later(main, cfg):
     """The summary of a run whose pictures met a full disk: it stays, and `jsnn report` draws them."""
-    write = files.write
-
-    def to_full_disk(path, content):
-        if path.suffix == ".png":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(path, content)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "write", to_full_disk)
-        with pytest.raises(RunError, match=r"png could not be written"):
-            main(cfg)
+    refused = pytest.raises(RunError, match=r"png could not be written")
+    with small_disk.without_pictures(), refused:
+        main(cfg)
     summary = json.loads((cfg.out / "summary.json").read_text())
     again = report.main(report.Config(cfg.out))
     assert again["test_accuracy"] == summary["test_accuracy"]
