@@ -2,9 +2,7 @@
 
 import sys
 
-if (
-    sys.argv[0] == "-m"
-):  # `python -m benchmarks.NAME`: as the scripts do; other libraries' processes inherit it
+if sys.argv[0] == "-m":  # as the scripts; other libraries' processes inherit it
     from jsnn import memory
 
-    memory.restart(sys.orig_argv)
+    memory.restart()

@@ -5,4 +5,4 @@ import sys
 if sys.argv[0] == "-m":  # `python -m experiments.NAME`, which is about to be looked for
     from jsnn import memory
 
-    memory.restart(sys.orig_argv)
+    memory.restart()

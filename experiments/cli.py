@@ -344,10 +344,9 @@ def run(config: type[Config], main: Callable[[Config], dict[str, Any]]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         cfg = parse(config, sys.argv[1:])
-        if getattr(cfg, "compilation_cache", True):
-            compilation.keep()
-        else:
+        if not getattr(cfg, "compilation_cache", True):
             jax.config.update("jax_enable_compilation_cache", False)
+        compilation.keep()
         summary = main(cfg)
         _report(cfg)
         _tell(summary)

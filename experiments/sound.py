@@ -164,15 +164,18 @@ def encoder(
         floor=floor,
     )
 
+    def hear(samples: jax.Array, **how: Any) -> jax.Array:
+        return gain * (listen(samples, **how) - cfg.centre)
+
     def encode(samples: jax.Array, key: jax.Array | None = None) -> Any:
         if key is None:
-            heard = gain * (listen(samples) - cfg.centre)
+            heard = hear(samples)
             return TimedSpikes(heard) if cfg.exact else heard
         k_warp, k_start, k_drop = jax.random.split(key, 3)
         size = (len(samples),)
         warp = 1 + cfg.warp * jax.random.uniform(k_warp, size, minval=-1, maxval=1)
         start = 1000 * cfg.trim * jax.random.uniform(k_start, size, minval=-1, maxval=1)
-        heard = gain * (listen(samples, warp=warp, start_ms=start) - cfg.centre)
+        heard = hear(samples, warp=warp, start_ms=start)
         if not cfg.exact:
             return heard
         kept = jax.random.bernoulli(k_drop, 1 - cfg.dropout, heard.shape[1:])

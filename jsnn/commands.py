@@ -84,7 +84,7 @@ def main() -> None:
         known = ", ".join(names())
         sys.exit(f"error: there is no command {name!r}: choose one of {known}.")
     else:
-        memory.restart(sys.orig_argv)
+        memory.restart()
         module = script(name)
         sys.argv = [f"jsnn {name}", *sys.argv[2:]]
         module.cli.run(module.Config, module.main)

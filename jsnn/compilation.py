@@ -5,6 +5,7 @@
 """
 
 import warnings
+from typing import Any
 
 import jax
 
@@ -18,7 +19,9 @@ def keep() -> None:
 
     A shortcut at most: where there is no such folder, or it takes no files, programs are compiled as ever. Results are the same to the bit.
     """
-    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore
+    config: Any = jax.config
+    told = config.jax_compilation_cache_dir is not None
+    if told or not config.jax_enable_compilation_cache:
         return
     try:
         folder = files.cache() / "compiled"

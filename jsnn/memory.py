@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""How much memory there is, and how a process keeps it."""
 
 import contextlib
 import os
@@ -41,23 +41,20 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB"
 
 
-def restart(command: list[str]) -> None:
-    """Starts this process again as `command`, with a C library that keeps freed memory for the next step, in large pages.
+def restart() -> None:
+    """Starts this process again, as it was started, with a C library that keeps freed memory for the next step, in large pages.
 
     Each run of a program takes its working memory anew. What was handed back to the system comes again page by page, each filled with zeros: a
     tenth to a fifth of the CPU time of a training step. glibc reads these settings when a process starts, and not later. So a program of your
     own is started with them: `GLIBC_TUNABLES=... python program.py`, the text being `jsnn.memory.TUNABLES`.
 
     Does nothing where there is no glibc, if `GLIBC_TUNABLES` is set already, or if NumPy has been imported: the process is at work then.
-
-    Args:
-      command: the interpreter and its arguments, as in `sys.orig_argv`.
     """
     if "GLIBC_TUNABLES" in os.environ or "numpy" in sys.modules or not _glibc():
         return
     os.environ["GLIBC_TUNABLES"] = TUNABLES
     with contextlib.suppress(OSError):  # then as it is
-        os.execv(sys.executable, [sys.executable, *command[1:]])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _glibc() -> bool:

@@ -67,7 +67,7 @@ def test_freed_memory_serves_the_next_step(tmp_path):
 @pytest.mark.parametrize("before", ["", "import numpy; "])
 def test_a_process_starts_again_unless_it_is_at_work(before):
     inner = "import os; print(os.environ['GLIBC_TUNABLES'])"
-    outer = f"{before}from jsnn import memory; memory.restart(['', '-c', {inner!r}])"
+    outer = f"{before}import sys; from jsnn import memory; sys.orig_argv = ['', '-c', {inner!r}]; memory.restart()"
     env = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
     command = [sys.executable, "-c", outer]
     said = subprocess.check_output(command, env=env, text=True).strip()
@@ -78,7 +78,7 @@ def test_what_jax_was_told_stands(tmp_path):
     run(tmp_path, "own")
     assert files(tmp_path / "own")
     run(tmp_path, "off")
-    assert not (tmp_path / "cache/compiled").exists() or not files(tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("blocked", ["a file in its place", "no home"])
